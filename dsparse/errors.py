@@ -1,0 +1,27 @@
+"""Errors a user can mend, and the one way entry points show them: a single line, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class UserError(ValueError):
+    """Bad input: the message says what is wrong, where, and what to do, in one line."""
+
+
+@contextmanager
+def exit_on_user_error(debug: bool = False) -> Iterator[None]:
+    """Turns a `UserError` into one line on stderr and exit code 2.
+
+    With `debug` the error goes through with its traceback.
+    """
+    try:
+        yield
+    except UserError as error:
+        if debug:
+            raise
+        # One line, whatever the message was built from.
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        sys.exit(2)

@@ -1,0 +1,1 @@
+"""Layouts: how a weight holds a pattern."""

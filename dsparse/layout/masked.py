@@ -1,0 +1,48 @@
+"""The masked layout: an ordinary dense parameter, zero outside its pattern.
+
+It works with any model, block size and ZeRO stage at dense cost, and is the reference for every other layout. The mask
+acts on gradients as autograd produces them, before anything accumulates, reduces, clips or reads them: whatever comes
+after sees a model that has only its active weights.
+
+Shape legend: O out features, I in features.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dsparse.pattern.block_pattern import BlockPattern
+
+
+class MaskedWeight:
+    """A parameter whose gradient is zero outside a pattern."""
+
+    def __init__(self, parameter: nn.Parameter, pattern: BlockPattern) -> None:
+        self._inactive_OI = ~pattern.mask()
+        self._hook = parameter.register_hook(self._mask_gradient)
+
+    def set_pattern(self, pattern: BlockPattern) -> None:
+        """Puts another pattern in force from the next backward on."""
+        self._inactive_OI.copy_(~pattern.mask())
+
+    @property
+    def inactive_OI(self) -> Tensor:
+        """bool [O, I], true outside the pattern. Read only."""
+        return self._inactive_OI
+
+    def release(self) -> None:
+        """Takes the mask off the parameter's gradient."""
+        self._hook.remove()
+
+    def _mask_gradient(self, gradient_OI: Tensor) -> Tensor:
+        if self._inactive_OI.device != gradient_OI.device:
+            self._inactive_OI = self._inactive_OI.to(gradient_OI.device)
+        # A fill, not a product: 0 · inf would be NaN, and an overflow at a place that does not exist is no overflow.
+        return gradient_OI.masked_fill(self._inactive_OI, 0)
+
+
+@torch.no_grad()
+def zero_outside(weight_OI: Tensor, pattern: BlockPattern) -> None:
+    """Sets a dense weight to exactly 0 outside the pattern, in place."""
+    weight_OI.masked_fill_(~pattern.mask().to(weight_OI.device), 0)
