@@ -25,3 +25,19 @@ def exit_on_user_error(debug: bool = False) -> Iterator[None]:
         # One line, whatever the message was built from.
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(2)
+
+
+class SparsityError(RuntimeError):
+    """Training cannot go on without breaking a promise. Raised on every rank at once, so none waits for another."""
+
+
+class PatternDisagreementError(SparsityError):
+    """Ranks hold different patterns; the message names the weights and the ranks."""
+
+
+class InvariantError(SparsityError):
+    """Something is not 0 outside the pattern; the message names the weight and the state."""
+
+
+class NonFiniteWeightError(SparsityError):
+    """A pattern update met weights that are NaN or infinite; the message names the weights."""

@@ -26,6 +26,10 @@ class MaskedWeight:
         """Puts another pattern in force from the next backward on."""
         self._inactive_OI.copy_(~pattern.mask())
 
+    def holds(self, pattern: BlockPattern) -> bool:
+        """Whether the mask in force is exactly the pattern's."""
+        return torch.equal(self._inactive_OI, ~pattern.mask().to(self._inactive_OI.device))
+
     @property
     def inactive_OI(self) -> Tensor:
         """bool [O, I], true outside the pattern. Read only."""

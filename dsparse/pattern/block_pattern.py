@@ -73,12 +73,18 @@ class BlockPattern:
             shape=(int(shape[0]), int(shape[1])),
             block=block,
         )
-        in_range = block_numbers_S.numel() == 0 or (
-            int(block_numbers_S.min()) >= 0 and int(block_numbers_S.max()) < num_blocks
-        )
-        if not in_range or int(pattern.block_mask().sum()) != block_numbers_S.numel():
+        if not pattern.is_valid():
             raise ValueError(f"Expected different block numbers in [0, {num_blocks}). Got repeated or outside ones.")
         return pattern
+
+    def to(self, device: torch.device | str) -> BlockPattern:
+        """The same pattern with its tensors on another device."""
+        return BlockPattern(self.rows.to(device), self.cols.to(device), self.shape, self.block)
+
+    def is_valid(self) -> bool:
+        """Whether every slot holds a block of the grid and no two the same: false after memory corruption."""
+        in_grid = (self.rows >= 0) & (self.rows < self.grid[0]) & (self.cols >= 0) & (self.cols < self.grid[1])
+        return bool(in_grid.all()) and int(self.block_mask().sum()) == self.num_active
 
     @property
     def grid(self) -> tuple[int, int]:

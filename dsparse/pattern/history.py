@@ -36,6 +36,10 @@ class PatternHistory:
             last_grown=torch.empty(0, dtype=torch.int64, device=pattern.rows.device),
         )
 
+    def to(self, device: torch.device | str) -> PatternHistory:
+        """The same history with its tensors on another device."""
+        return PatternHistory(self.pattern.to(device), self.ever_active.to(device), self.last_grown.to(device))
+
     @property
     def coverage(self) -> float:
         """DOF covered, 0 to 1."""

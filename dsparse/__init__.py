@@ -1,0 +1,28 @@
+"""Dynamic sparse pre-training on DeepSpeed, after arXiv 2108.06277.
+
+    import dsparse
+    engine, optimizer, loader, scheduler = dsparse.initialize(model=model, config="ds_config.json")
+
+takes the place of `deepspeed.initialize`. With a "dynamic_sparsity" block in the JSON, the model's linear layers are
+sparse from the first step to the last.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dsparse.pattern.block_pattern import BlockPattern
+
+if TYPE_CHECKING:
+    from dsparse.engine import SparseEngine, initialize, to_dense_state_dict
+
+__all__ = ["BlockPattern", "SparseEngine", "initialize", "to_dense_state_dict"]
+
+
+def __getattr__(name: str) -> Any:
+    # DeepSpeed takes seconds to import; patterns and data preparation do without it.
+    if name in ("SparseEngine", "initialize", "to_dense_state_dict"):
+        import dsparse.engine
+
+        return getattr(dsparse.engine, name)
+    raise AttributeError(f"module 'dsparse' has no attribute {name!r}")

@@ -1,0 +1,151 @@
+"""What of a sparse run must survive, in one file beside DeepSpeed's own: `dsparse_patterns.safetensors`.
+
+It holds the pattern of every weight (block numbers in slot order, int32: a slot is an address, so its order is part of
+the value), which blocks were ever active (a bit each), the blocks grown last, and as metadata the update count and the
+settings. safetensors is data: reading it runs no code. The pattern generator has no state, its seed is a setting.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dsparse.engine.config import SparsityConfig
+from dsparse.errors import UserError
+from dsparse.pattern.block_pattern import BlockPattern
+from dsparse.pattern.history import PatternHistory
+
+FILE_NAME = "dsparse_patterns.safetensors"
+FORMAT = 1
+_MUST_MATCH = ("sparsity", "block_size", "distribution")
+
+
+@dataclass(frozen=True, slots=True)
+class SparseState:
+    """What the file holds."""
+
+    histories: Mapping[str, PatternHistory]
+    num_updates: int
+    config: Mapping[str, Any]
+    """The settings it was saved with, as plain values."""
+
+
+def save_state(folder: Path, histories: Mapping[str, PatternHistory], num_updates: int, config: SparsityConfig) -> None:
+    """Writes the file into a checkpoint folder, whole or not at all."""
+    tensors: dict[str, Tensor] = {}
+    shapes: dict[str, Any] = {}
+    for name, history in histories.items():
+        pattern = history.pattern
+        shapes[name] = {"shape": list(pattern.shape), "block": pattern.block}
+        tensors[f"active/{name}"] = pattern.block_numbers().to("cpu", torch.int32)
+        tensors[f"ever_active/{name}"] = torch.from_numpy(np.packbits(history.ever_active.cpu().numpy()))
+        tensors[f"last_grown/{name}"] = history.last_grown.to("cpu", torch.int32)
+    header = {
+        "format": FORMAT,
+        "num_updates": num_updates,
+        "weights": shapes,
+        "config": dataclasses.asdict(config),
+    }
+    path = folder / FILE_NAME
+    aside = path.with_suffix(".tmp")
+    save_file(tensors, aside, metadata={"dsparse": json.dumps(header)})
+    flush_to_disk(aside)
+    aside.replace(path)
+
+
+def load_state(folder: Path) -> SparseState:
+    """Reads the file of a checkpoint folder.
+
+    Raises:
+        UserError: the file is missing or not readable as what it should be.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise UserError(
+            f"Expected the patterns of a sparse run in {path}. The checkpoint has none: it was saved by a dense run, or "
+            "its save was cut short. Choose another tag, or start a new run."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads(file.metadata()["dsparse"])
+            if header["format"] != FORMAT:
+                raise UserError(f"Expected format {FORMAT} in {path}. Got {header['format']}; use the dsparse it is of.")
+            histories = {name: _read(file, name, **what) for name, what in header["weights"].items()}
+            return SparseState(histories, int(header["num_updates"]), header["config"])
+    except UserError:
+        raise
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(
+            f"Expected the patterns of a sparse run in {path}. Got a damaged file ({error}); load an earlier checkpoint."
+        ) from None
+
+
+def require_compatible(state: SparseState, current: Mapping[str, BlockPattern], config: SparsityConfig) -> list[str]:
+    """Refuses a checkpoint of other weights or another density; returns the settings that changed otherwise.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    saved = {name: (history.pattern.shape, history.pattern.block) for name, history in state.histories.items()}
+    wanted = {name: (pattern.shape, pattern.block) for name, pattern in current.items()}
+    if saved != wanted:
+        odd = sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name))
+        raise UserError(
+            f"Expected a checkpoint of the same sparse weights. It differs in {len(odd)}, the first {odd[0]!r}: "
+            f"checkpoint {saved.get(odd[0], 'dense')}, run {wanted.get(odd[0], 'dense')} (shape, block size)."
+        )
+    now = json.loads(json.dumps(dataclasses.asdict(config)))
+    changed = [key for key in now if state.config.get(key) != now[key]]
+    for key in _MUST_MATCH:
+        if key in changed:
+            raise UserError(
+                f"Expected dynamic_sparsity.{key} = {state.config.get(key)!r} as in the checkpoint. Got {now[key]!r}."
+            )
+    return [f"{key}: {state.config.get(key)!r} -> {now[key]!r}" for key in changed]
+
+
+def find_tag(load_dir: Path, tag: str | None) -> str | None:
+    """The tag to load: the one given, or what `latest` says, or None where there is no `latest`."""
+    latest = load_dir / "latest"
+    if tag is not None:
+        return str(tag)
+    return latest.read_text().strip() if latest.is_file() else None
+
+
+def write_latest(save_dir: Path, tag: str) -> None:
+    """Points `latest` at a tag, atomically."""
+    aside = save_dir / "latest.tmp"
+    aside.write_text(tag)
+    flush_to_disk(aside)
+    aside.replace(save_dir / "latest")
+
+
+def flush_to_disk(path: Path) -> None:
+    """Returns when the file's bytes are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read(file: Any, name: str, *, shape: list[int], block: int) -> PatternHistory:
+    numbers_S = file.get_tensor(f"active/{name}").to(torch.int64)
+    pattern = BlockPattern.from_block_numbers(numbers_S, (shape[0], shape[1]), block)
+    bits = np.unpackbits(file.get_tensor(f"ever_active/{name}").numpy(), count=pattern.num_blocks)
+    return PatternHistory(
+        pattern=pattern,
+        ever_active=torch.from_numpy(bits.astype(bool)),
+        last_grown=file.get_tensor(f"last_grown/{name}").to(torch.int64),
+    )

@@ -1,0 +1,109 @@
+"""What of DeepSpeed dynamic sparsity works with, and refusals by name for the rest.
+
+Fragments, masters and moments must be where `fragments` looks for them, or a run would go wrong without a sign. So a
+setting that moves them elsewhere is refused before any process group starts, and an optimizer whose state we do not know
+how to mask is refused too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import deepspeed
+import torch
+
+from dsparse.errors import UserError
+
+TESTED_DEEPSPEED_VERSIONS = ("0.19.8",)
+
+MOMENTS = frozenset({"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer"})
+"""Optimizer state that has one value per weight and is masked."""
+
+_JSON_OPTIMIZERS = ("adam", "adamw", "sgd")
+_OPTIMIZER_CLASSES = (
+    "torch.optim.adam.Adam",
+    "torch.optim.adamw.AdamW",
+    "torch.optim.sgd.SGD",
+    "deepspeed.ops.adam.fused_adam.FusedAdam",
+    "deepspeed.ops.adam.cpu_adam.DeepSpeedCPUAdam",
+    "apex.optimizers.fused_adam.FusedAdam",
+)
+
+logger = logging.getLogger(__name__)
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Refuses DeepSpeed settings under which the invariant cannot be kept. Needs no process group.
+
+    Raises:
+        UserError: naming every refused setting, in one line.
+    """
+    zero = _section(config, "zero_optimization")
+    fp16, bf16 = _section(config, "fp16"), _section(config, "bf16") or _section(config, "bfloat16")
+    accumulation = _section(config, "data_types").get("grad_accum_dtype")
+    refused = {
+        "zero_optimization.offload_optimizer.device = nvme": _section(zero, "offload_optimizer").get("device")
+        == "nvme",
+        "zero_optimization.offload_param.device = nvme": _section(zero, "offload_param").get("device") == "nvme",
+        "zero_optimization.offload_optimizer.super_offload": bool(
+            _section(zero, "offload_optimizer").get("super_offload")
+        ),
+        "zero_optimization.zenflow": bool(zero.get("zenflow")),
+        "zero_optimization.zero_hpz_partition_size > 1": int(zero.get("zero_hpz_partition_size", 1)) > 1,
+        "zero_optimization.mics_shard_size": int(zero.get("mics_shard_size", -1)) > 0,
+        "zero_optimization.zero_quantized_weights": bool(zero.get("zero_quantized_weights")),
+        "zero_optimization.zero_quantized_gradients": bool(zero.get("zero_quantized_gradients")),
+        "bf16.bf16_master_weights_and_grads": bool(bf16.get("bf16_master_weights_and_grads")),
+        "fp16.fp16_master_weights_and_grads": bool(fp16.get("fp16_master_weights_and_grads")),
+        "bf16 with data_types.grad_accum_dtype = fp32 at ZeRO stage 1 (use stage 2)": bool(bf16.get("enabled"))
+        and accumulation in ("fp32", "float32")
+        and zero.get("stage", 0) == 1,
+        "tensor_parallel.autotp_size > 1": int(_section(config, "tensor_parallel").get("autotp_size", 0)) > 1,
+        "sequence_parallel_size > 1": int(config.get("sequence_parallel_size", 1)) > 1,
+        "expert_parallel": bool(_section(config, "expert_parallel").get("enabled")),
+        "hybrid_engine": bool(_section(config, "hybrid_engine").get("enabled")),
+        "torch_autocast": bool(_section(config, "torch_autocast").get("enabled")),
+        "compile.deepcompile": bool(_section(config, "compile").get("deepcompile")),
+        "weight_quantization": bool(config.get("weight_quantization")),
+    }
+    names = [name for name, is_set in refused.items() if is_set]
+    optimizer = _section(config, "optimizer").get("type")
+    if optimizer is not None and str(optimizer).lower() not in _JSON_OPTIMIZERS:
+        names.append(f"optimizer.type = {optimizer} (known: Adam, AdamW, SGD)")
+    if names:
+        raise UserError(f"Dynamic sparsity does not work with {'; '.join(names)}. Change that, or train dense.")
+
+
+def check_call(model: torch.nn.Module, mpu: Any, mesh_param: Any) -> None:
+    """Refuses arguments of `initialize` that ask for model parallelism."""
+    if isinstance(model, deepspeed.PipelineModule):
+        raise UserError("Dynamic sparsity does not work with pipeline parallelism. Pass the module itself.")
+    if mpu is not None or mesh_param is not None:
+        raise UserError("Dynamic sparsity does not work with mpu or mesh_param. Use data parallelism with ZeRO.")
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Refuses an optimizer whose state we do not know how to mask; subclasses are not taken on trust."""
+    name = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+    if name not in _OPTIMIZER_CLASSES:
+        raise UserError(
+            f"Expected an optimizer whose state dsparse knows how to mask: {', '.join(_OPTIMIZER_CLASSES)}. "
+            f"Got {name}."
+        )
+
+
+def warn_of_untested_version() -> None:
+    """Says so, once, where DeepSpeed is another release than those the tests ran with."""
+    if deepspeed.__version__ not in TESTED_DEEPSPEED_VERSIONS:
+        logger.warning(
+            "dsparse was tested with DeepSpeed %s, this is %s; the invariant is checked at the first update.",
+            ", ".join(TESTED_DEEPSPEED_VERSIONS),
+            deepspeed.__version__,
+        )
+
+
+def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    section = config.get(key)
+    return section if isinstance(section, Mapping) else {}

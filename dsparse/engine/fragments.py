@@ -1,0 +1,184 @@
+"""Where ZeRO keeps things: the one module that knows DeepSpeed's optimizers from inside.
+
+For each sparse weight a rank owns at most one *fragment*, a contiguous range of the flattened weight, with the fp32
+master values, the moments, and low-precision copies that may cover more than the fragment:
+
+| case                 | owned range            | masters and moments                      | low-precision copies       |
+|----------------------|------------------------|------------------------------------------|----------------------------|
+| stage 0, fp32        | whole weight           | the parameter, torch's optimizer state   | none                       |
+| stage 0, bf16, fp16  | whole weight           | fp32 group of DeepSpeed's wrapper        | the parameter              |
+| stages 1 and 2       | `_hp_mapping`, or none | flat partition of the parameter's group  | the parameter, whole       |
+| stage 3              | rank · shard size …    | flat partition of the sub-group          | shard, gathered parameter  |
+
+A pattern update only ever zeroes, so it is enough to zero every copy in place: nothing is gathered or sent, and no copy
+is refreshed from another. Everything here was seen to hold in the DeepSpeed releases named in `compatibility`.
+
+Shape legend: n elements of a fragment, O out features, I in features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from deepspeed.runtime.engine import DeepSpeedEngine
+from torch import Tensor, nn
+
+from dsparse.engine.compatibility import MOMENTS
+from dsparse.errors import SparsityError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fragment:
+    """What this rank holds of one weight. All tensors are views: writing to them writes to DeepSpeed's own."""
+
+    start: int
+    """First owned element, in the row-major order of the whole weight."""
+    master_n: Tensor
+    """[n] fp32 (n = 0 where this rank owns nothing)."""
+    moments_n: dict[str, Tensor]
+    """[n] each, by the optimizer's name for it."""
+    copies: tuple[tuple[int, Tensor], ...]
+    """(first element, flat view) of each further copy of the weight."""
+
+    @torch.no_grad()
+    def zero(self, touched_OI: Tensor) -> None:
+        """Sets master, moments and every copy to exactly 0 where `touched_OI` (bool [O, I]) is true."""
+        touched = touched_OI.flatten()
+        owned = [(self.start, self.master_n), *((self.start, moment) for moment in self.moments_n.values())]
+        for start, view in (*owned, *self.copies):
+            part = touched[start : start + view.numel()].to(view.device)
+            view.masked_fill_(part, 0)
+
+
+class FragmentMap:
+    """Finds the fragment of any sparse weight, afresh at each call: loading a checkpoint replaces optimizer state."""
+
+    def __init__(self, engine: DeepSpeedEngine, weights: Mapping[str, nn.Parameter]) -> None:
+        self._engine = engine
+        self._weights = dict(weights)
+        self._stage: int = engine.zero_optimization_stage()
+        self._slices = {} if self._stage else wrapper_slices(engine.optimizer)
+
+    @property
+    def partitioned(self) -> bool:
+        """Whether ranks own different parts of a weight; if not, each owns all of it."""
+        return self._stage > 0
+
+    @property
+    def stage(self) -> int:
+        """ZeRO stage, 0 to 3."""
+        return self._stage
+
+    def parameter(self, name: str) -> nn.Parameter:
+        """The parameter itself."""
+        return self._weights[name]
+
+    @torch.no_grad()
+    def __getitem__(self, name: str) -> Fragment:
+        weight = self._weights[name]
+        if self._stage == 3:
+            return _stage_3(weight)
+        if self._stage:
+            return _stage_1_and_2(weight, self._engine.optimizer)
+        return self._stage_0(weight)
+
+    def moment_names(self) -> list[str]:
+        """Names of the elementwise optimizer state there is, the same on every rank; none before the first step."""
+        base = getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
+        keys = {key for state in base.state.values() for key, value in state.items() if torch.is_tensor(value)}
+        return sorted(keys & MOMENTS)
+
+    def check_all_found(self) -> None:
+        """Raises where a sparse weight is not among the parameters that the optimizer was given."""
+        for name, weight in self._weights.items():
+            if self._stage == 3:
+                found = hasattr(weight, "_z3_optimizer")
+            elif self._stage:
+                found = hasattr(weight, "_hp_mapping")
+            else:
+                groups = self._engine.optimizer.param_groups
+                found = id(weight) in self._slices or any(weight is p for g in groups for p in g["params"])
+            if not found:
+                raise SparsityError(
+                    f"Expected the optimizer to train {name!r}. It is not among the parameters it was given; "
+                    "pass all parameters, or exclude the weight in dynamic_sparsity.exclude."
+                )
+
+    def _stage_0(self, weight: nn.Parameter) -> Fragment:
+        optimizer = self._engine.optimizer
+        if id(weight) not in self._slices:
+            whole = weight.data.view(-1)
+            return Fragment(0, whole, _moments(optimizer.state.get(weight, {}), weight.shape, 0, whole.numel()), ())
+        master, start, num = self._slices[id(weight)]
+        return Fragment(
+            start=0,
+            master_n=master.data.view(-1)[start : start + num],
+            moments_n=_moments(optimizer.optimizer.state.get(master, {}), master.shape, start, num),
+            copies=((0, weight.data.view(-1)),),
+        )
+
+
+def wrapper_slices(optimizer: Any) -> dict[int, tuple[Tensor, int, int]]:
+    """For DeepSpeed's stage-0 wrappers: by id of the parameter, (master tensor, first element in it, number of elements).
+
+    `FP16_UnfusedOptimizer` keeps one master per parameter, `FP16_Optimizer` (with DeepSpeed's fused Adam) a flat one per
+    group; both serve bf16 as well as fp16.
+    """
+    slices: dict[int, tuple[Tensor, int, int]] = {}
+    if hasattr(optimizer, "fp32_groups"):
+        for low, high in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
+            slices.update({id(p): (master, 0, p.numel()) for p, master in zip(low, high, strict=True)})
+    elif hasattr(optimizer, "fp32_groups_flat"):
+        for low, flat in zip(optimizer.fp16_groups, optimizer.fp32_groups_flat, strict=True):
+            start = 0
+            for p in low:
+                slices[id(p)] = (flat, start, p.numel())
+                start += p.numel()
+    return slices
+
+
+def _stage_1_and_2(weight: Any, optimizer: Any) -> Fragment:
+    whole = weight.data.view(-1)
+    mapping = weight._hp_mapping
+    if mapping is None:
+        return Fragment(0, torch.empty(0, device=whole.device), {}, ((0, whole),))
+    # Not `mapping.optim_fragment`: those views go stale when a loaded checkpoint replaces the flat state tensors.
+    flat = optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+    start, num = mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel
+    return Fragment(
+        start=mapping.lp_fragment_address.start,
+        master_n=flat.data.view(-1)[start : start + num],
+        moments_n=_moments(optimizer.optimizer.state.get(flat, {}), flat.shape, start, num),
+        copies=((0, whole),),
+    )
+
+
+def _stage_3(weight: Any) -> Fragment:
+    optimizer = weight._z3_optimizer
+    shard_size = weight.ds_tensor.ds_numel
+    start = optimizer._get_param_partition_rank(weight) * shard_size
+    # The last shards may reach past the weight's end: that part is padding.
+    num = max(0, min(shard_size, weight.ds_numel - start))
+    group, offset, _ = optimizer.grad_position[optimizer.get_param_id(weight)]
+    flat = optimizer.fp32_partitioned_groups_flat[group]
+    copies = [(start, weight.ds_tensor.data.view(-1)[:num])]
+    if weight.data.numel() == weight.ds_numel:  # kept gathered: small, or between forward and backward
+        copies.append((0, weight.data.view(-1)))
+    return Fragment(
+        start=start,
+        master_n=flat.data.view(-1)[offset : offset + num],
+        moments_n=_moments(optimizer.optimizer.state.get(flat, {}), flat.shape, offset, num),
+        copies=tuple(copies),
+    )
+
+
+def _moments(state: Mapping[str, Any], shape: torch.Size, start: int, num: int) -> dict[str, Tensor]:
+    """Views of the elementwise optimizer state that belongs to `num` elements from `start` of a flattened tensor."""
+    tensors = {key: value for key, value in state.items() if torch.is_tensor(value) and value.shape == shape}
+    unknown = [key for key, value in tensors.items() if key not in MOMENTS and value.numel() > 1]
+    if unknown:
+        raise SparsityError(f"Expected optimizer state among {sorted(MOMENTS)}. Got {unknown}, which nobody masks.")
+    return {key: value.view(-1)[start : start + num] for key, value in tensors.items() if key in MOMENTS}

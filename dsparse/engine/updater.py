@@ -1,0 +1,148 @@
+"""The pattern update at a step boundary: reduce, drop, grow, apply, agree (arXiv 2108.06277, section 2).
+
+Everything is decided for all weights before anything is changed for one, so an update happens whole on every rank or
+not at all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import torch
+
+from dsparse.engine.agree import Agreement, WeightWitness
+from dsparse.engine.config import SparsityConfig
+from dsparse.engine.fragments import FragmentMap
+from dsparse.engine.report import UpdateReport, WeightUpdate
+from dsparse.engine.verify import require_invariant
+from dsparse.errors import NonFiniteWeightError
+from dsparse.layout.masked import MaskedWeight
+from dsparse.methods import METHODS, UpdateContext
+from dsparse.methods.scores import partial_block_scores, reduction_of
+from dsparse.pattern.block_pattern import expand_blocks
+from dsparse.pattern.edit import PatternEdit, drop_and_grow
+from dsparse.pattern.history import PatternHistory
+from dsparse.schedule import drop_fraction, is_update_step, num_moved
+
+
+class SparsityUpdater:
+    """Owns the patterns of all sparse weights and changes them when the schedule says so."""
+
+    def __init__(
+        self,
+        config: SparsityConfig,
+        histories: Mapping[str, PatternHistory],
+        *,
+        layouts: Mapping[str, MaskedWeight],
+        fragments: FragmentMap,
+        agreement: Agreement,
+    ) -> None:
+        self.config = config
+        self.num_updates = 0
+        self.last_update: UpdateReport | None = None
+        self._layouts = dict(layouts)
+        self._fragments = fragments
+        self._agreement = agreement
+        self._histories: dict[str, PatternHistory] = {}
+        self._recorded: dict[str, int] = {}
+        for name, history in histories.items():
+            self._set_history(name, history)
+
+    @property
+    def histories(self) -> Mapping[str, PatternHistory]:
+        """Pattern and past of each sparse weight, by parameter name."""
+        return self._histories
+
+    def restore(self, histories: Mapping[str, PatternHistory], num_updates: int) -> None:
+        """Takes over the patterns of a checkpoint; weights and moments are the caller's to load."""
+        for name, history in histories.items():
+            self._set_history(name, history)
+        self.num_updates = num_updates
+        self.last_update = None
+        self.require_agreement("after loading a checkpoint")
+
+    def commit_after_step(self, step: int) -> None:
+        """Updates the patterns if one is due right after applied step `step`."""
+        config = self.config
+        if not config.changes_pattern or config.total_steps is None:
+            return
+        if is_update_step(step, total_steps=config.total_steps, updates=config.updates):
+            self._update(step, config.total_steps)
+
+    def require_agreement(self, when: str) -> None:
+        """Raises on all ranks unless all hold the same, unaltered patterns, and they are the ones in force."""
+        self._agreement.require_same_patterns({name: self._witness(name) for name in self._histories}, when)
+
+    def _update(self, step: int, total_steps: int) -> None:
+        started_s = time.perf_counter()
+        number, config = self.num_updates + 1, self.config
+        # Before as well as after: scores of patterns that differ are not comparable, or not even of the same length.
+        self.require_agreement(f"before update {number}")
+        fraction = drop_fraction(
+            step, total_steps=total_steps, initial=config.drop_fraction, schedule=config.drop_schedule
+        )
+        edits = self._plan(number, fraction)
+        reports = {name: self._apply(name, edit) for name, edit in edits.items()}
+        self.num_updates = number
+        self.require_agreement(f"after update {number}")
+        if number == 1 or (config.verify_every and (number - 1) % config.verify_every == 0):
+            inactive = {name: layout.inactive_OI for name, layout in self._layouts.items()}
+            require_invariant(self._fragments, inactive, self._agreement, f"after update {number}")
+        self.last_update = UpdateReport(number, step, fraction, time.perf_counter() - started_s, reports)
+
+    @torch.no_grad()
+    def _plan(self, number: int, fraction: float) -> dict[str, PatternEdit]:
+        """The edit of every weight; raises on all ranks if any weight is not finite."""
+        edits: dict[str, PatternEdit] = {}
+        is_broken: list[bool] = []
+        grow_score = METHODS[self.config.method].grow_score
+        assert grow_score is not None
+        for name, history in self._histories.items():
+            pattern, fragment = history.pattern, self._fragments[name]
+            master_n = fragment.master_n.to(pattern.rows.device)
+            is_broken.append(not bool(torch.isfinite(master_n).all()))
+            scores_S = partial_block_scores(master_n, fragment.start, pattern, self.config.score)
+            if self._fragments.partitioned:
+                scores_S = self._agreement.reduce_scores(scores_S, reduction_of(self.config.score, pattern.block))
+            edits[name] = drop_and_grow(
+                pattern,
+                scores_S,
+                grow_score(pattern, UpdateContext(self.config.seed, name, number)),
+                num_moved(fraction, pattern.num_active),
+                regrow_dropped=self.config.regrow_dropped,
+            )
+        broken = [name for name, is_bad in zip(edits, self._agreement.any_rank(is_broken), strict=True) if is_bad]
+        if broken:
+            raise NonFiniteWeightError(
+                f"Expected finite weights at update {number}. Got NaN or infinity in {', '.join(map(repr, broken))}; "
+                "patterns are unchanged. Resume from the last checkpoint with a lower learning rate."
+            )
+        return edits
+
+    def _apply(self, name: str, edit: PatternEdit) -> WeightUpdate:
+        before = self._histories[name]
+        touched_OI = expand_blocks(edit.touched_mask(before.pattern), before.pattern.block)
+        self._fragments[name].zero(touched_OI)
+        after = before.after(edit)
+        self._set_history(name, after)
+        return WeightUpdate(
+            num_moved=edit.num_moved,
+            turnover=edit.num_moved / before.pattern.num_active,
+            removed_new_ratio=before.removed_new_ratio(edit),
+            coverage=after.coverage,
+            density=after.pattern.density,
+        )
+
+    def _set_history(self, name: str, history: PatternHistory) -> None:
+        self._histories[name] = history
+        self._recorded[name] = history.pattern.digest(name)
+        self._layouts[name].set_pattern(history.pattern)
+
+    def _witness(self, name: str) -> WeightWitness:
+        pattern = self._histories[name].pattern
+        return WeightWitness(
+            digest=pattern.digest(name),
+            recorded=self._recorded[name],
+            mask_matches=pattern.is_valid() and self._layouts[name].holds(pattern),
+        )

@@ -1,0 +1,105 @@
+"""Who is running: ranks as the launcher started them, the process group, and the few sums a training loop needs.
+
+Before `init_world` only the environment of the launcher is read, so that whatever can fail may fail before a process
+group exists. A process without a launcher is a world of one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Sequence
+
+
+def launched_rank() -> int:
+    """This process's rank by the launcher's environment, 0 without a launcher."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def launched_world_size() -> int:
+    """Number of ranks by the launcher's environment, 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def launched_local_rank() -> int:
+    """This process's number among those on the same machine, 0 without a launcher."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def launched_local_size() -> int:
+    """Number of ranks on this machine. DeepSpeed's launcher says LOCAL_SIZE, torchrun LOCAL_WORLD_SIZE."""
+    return int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or "1")
+
+
+def init_world() -> None:
+    """Starts DeepSpeed's default process group; a process without a launcher gets a group of its own."""
+    import deepspeed
+
+    if "RANK" not in os.environ:
+        # DeepSpeed would look for MPI instead.
+        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+        os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    deepspeed.init_distributed()
+
+
+def close_world() -> None:
+    """Ends the process group, if there is one."""
+    from deepspeed import comm as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Rank in the process group."""
+    from deepspeed import comm as dist
+
+    return int(dist.get_rank())
+
+
+def world_size() -> int:
+    """Number of ranks in the process group."""
+    from deepspeed import comm as dist
+
+    return int(dist.get_world_size())
+
+
+def barrier() -> None:
+    """Returns when every rank has called it."""
+    from deepspeed import comm as dist
+
+    dist.barrier()
+
+
+def sum_over_ranks(values: Sequence[float]) -> list[float]:
+    """Element by element sums over all ranks, in float64, the same on every rank. Every rank must call it."""
+    import torch
+    from deepspeed import comm as dist
+    from deepspeed.accelerator import get_accelerator
+
+    device = get_accelerator().current_device_name()
+    sums = torch.tensor(list(values), dtype=torch.float64, device=device)
+    dist.all_reduce(sums)
+    return [float(value) for value in sums.tolist()]
+
+
+def mean_over_ranks(values: Sequence[float]) -> list[float]:
+    """Element by element means over all ranks, in float64, the same on every rank. Every rank must call it."""
+    return [value / world_size() for value in sum_over_ranks(values)]
+
+
+def set_deepspeed_log_level(level: str) -> None:
+    """Lets DeepSpeed say only what is at least this grave: "debug", "info", "warning" or "error"."""
+    from deepspeed.utils import logger
+
+    grade = getattr(logging, level.upper())
+    logger.setLevel(grade)
+    for handler in logger.handlers:
+        handler.setLevel(grade)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
