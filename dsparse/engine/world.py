@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Sequence
 
 
@@ -90,13 +91,21 @@ def mean_over_ranks(values: Sequence[float]) -> list[float]:
 
 
 def set_deepspeed_log_level(level: str) -> None:
-    """Lets DeepSpeed say only what is at least this grave: "debug", "info", "warning" or "error"."""
+    """Lets DeepSpeed say only what is at least this grave: "debug", "info", "warning" or "error".
+
+    Two warnings that come of DeepSpeed's own calls, and that nobody can act on, are left out above "info".
+    """
     from deepspeed.utils import logger
 
     grade = getattr(logging, level.upper())
     logger.setLevel(grade)
     for handler in logger.handlers:
         handler.setLevel(grade)
+    if grade > logging.INFO:
+        # Every scheduler asks itself for a rate before its first step, and is told that it has none.
+        logger.addFilter(lambda record: "scheduler before it has started" not in record.getMessage())
+        # DeepSpeed calls collectives of torch by names that torch is about to retire.
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
 
 
 def _free_port() -> int:

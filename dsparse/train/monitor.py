@@ -1,0 +1,186 @@
+"""What a run writes down: `metrics.jsonl`, the record that everything else is drawn from, and TensorBoard.
+
+Each row of `metrics.jsonl` has a `kind`: "train" (a step's losses, rate and speed), "heldout" (an evaluation) or
+"update" (a pattern update, with a part for each weight). Steps are optimizer steps. Names end in their unit. Only rank
+0 writes; every rank may call.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dsparse.engine.world import rank
+from dsparse.train.checkpoint import write_whole
+from dsparse.train.evaluate import HeldOutLosses
+from dsparse.train.pictures import picture_of_blocks
+
+METRICS = "metrics.jsonl"
+MAX_PICTURED_WEIGHTS = 4
+
+Row = dict[str, Any]
+
+# Column of a row to its name in TensorBoard. What is not here is in metrics.jsonl alone.
+_TAGS: dict[str, dict[str, str]] = {
+    "train": {
+        "loss": "loss/total",
+        "mlm_loss": "loss/mlm",
+        "nsp_loss": "loss/nsp",
+        "learning_rate": "optimizer/learning_rate",
+        "gradient_norm": "optimizer/gradient_norm",
+        "tokens_per_s": "speed/tokens_per_s",
+        "flops_per_s": "speed/flops_per_s",
+        "flops": "cost/flops",
+        "num_tokens": "cost/tokens",
+        "peak_memory_gib": "memory/peak_host_gib",
+        "peak_device_memory_gib": "memory/peak_device_gib",
+        "sparsity": "sparsity/all",
+        "dof_covered": "pattern/dof_covered",
+        "num_updates": "pattern/num_updates",
+    },
+    "heldout": {
+        "mlm_loss": "heldout/mlm_loss",
+        "nsp_loss": "heldout/nsp_loss",
+        "mlm_accuracy": "heldout/mlm_accuracy",
+        "nsp_accuracy": "heldout/nsp_accuracy",
+    },
+    "update": {
+        "turnover": "pattern/turnover",
+        "removed_new_ratio": "pattern/removed_new_ratio",
+        "drop_fraction": "pattern/drop_fraction",
+        "duration_s": "pattern/update_duration_s",
+    },
+}
+_WEIGHT_TAGS = {"sparsity": "sparsity", "turnover": "turnover", "dof_covered": "dof_covered"}
+
+
+def read_rows(run_dir: Path) -> list[Row]:
+    """All rows of a run's metrics, in the order written; none if there is no file."""
+    path = run_dir / METRICS
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+class Monitor:
+    """Writes rows as they come."""
+
+    def __init__(self, engine: Any, output: Path, *, first_step: int, pattern_every: int) -> None:
+        """Continues the record of OUTPUT after `first_step`: later rows, of a session that was cut off, go away.
+
+        Args:
+            engine: whose DeepSpeed monitor leads to TensorBoard.
+            output: folder of the run; exists.
+            first_step: optimizer steps already done; 0 begins the record anew.
+            pattern_every: pattern updates between two pictures; 0 draws none.
+        """
+        self._engine = engine
+        self._pattern_every = pattern_every
+        self._writes = rank() == 0
+        self._path = output / METRICS
+        if not self._writes:
+            return
+        kept = [row for row in _readable_rows(self._path) if row["step"] <= first_step] if first_step else []
+        write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        writer = self._summary_writer()
+        if writer is not None and first_step:
+            _forget_steps_after(writer, first_step)
+
+    def train(self, step: int, row: Mapping[str, Any]) -> None:
+        """A training step."""
+        self._write("train", step, dict(row))
+
+    def heldout(self, step: int, losses: HeldOutLosses) -> None:
+        """An evaluation."""
+        self._write("heldout", step, asdict(losses))
+
+    def update(self, step: int) -> None:
+        """The pattern update that the engine has just made at this step, and its picture when one is due."""
+        report = self._engine.last_update
+        weights = {
+            name: {
+                "num_moved": weight.num_moved,
+                "turnover": weight.turnover,
+                "removed_new_ratio": weight.removed_new_ratio,
+                "dof_covered": weight.coverage,
+                "sparsity": 1 - weight.density,
+            }
+            for name, weight in report.weights.items()
+        }
+        ratios = [w["removed_new_ratio"] for w in weights.values() if w["removed_new_ratio"] is not None]
+        row = {
+            "update": report.update,
+            "drop_fraction": report.drop_fraction,
+            "duration_s": report.duration_s,
+            "turnover": mean_of_blocks(self._engine, {name: w["turnover"] for name, w in weights.items()}, active=True),
+            "removed_new_ratio": sum(ratios) / len(ratios) if ratios else None,
+            "dof_covered": mean_of_blocks(self._engine, self._engine.coverage),
+            "weights": weights,
+        }
+        self._write("update", step, row)
+        events = [
+            (f"{tag}/{name}", weight[key], step)
+            for name, weight in weights.items()
+            for key, tag in _WEIGHT_TAGS.items()
+        ]
+        self._engine.monitor.write_events(events)
+        if self._pattern_every and (report.update - 1) % self._pattern_every == 0:
+            self.pictures(step)
+
+    def pictures(self, step: int) -> None:
+        """Pictures of the patterns in force, and of all blocks that were ever active, for the first few weights."""
+        writer = self._summary_writer()
+        if writer is None or not self._pattern_every:
+            return
+        for name, history in list(getattr(self._engine, "histories", {}).items())[:MAX_PICTURED_WEIGHTS]:
+            grid = history.pattern.grid
+            writer.add_image(f"active/{name}", picture_of_blocks(history.pattern.block_mask()), step)
+            writer.add_image(f"ever_active/{name}", picture_of_blocks(history.ever_active.view(grid)), step)
+        writer.flush()
+
+    def _write(self, kind: str, step: int, row: Row) -> None:
+        if not self._writes:
+            return
+        line = {"kind": kind, "step": step, **row, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        events = [(tag, row[key], step) for key, tag in _TAGS[kind].items() if row.get(key) is not None]
+        self._engine.monitor.write_events(events)
+
+    def _summary_writer(self) -> Any:
+        tensorboard = getattr(self._engine.monitor, "tb_monitor", None)
+        return tensorboard.summary_writer if tensorboard is not None else None
+
+
+def mean_of_blocks(engine: Any, values: Mapping[str, float], *, active: bool = False) -> float | None:
+    """Mean of one number per weight, each weight counting by its elements, all or active; None without patterns."""
+    sizes = {
+        name: pattern.shape[0] * pattern.shape[1] * (pattern.density if active else 1.0)
+        for name, pattern in getattr(engine, "patterns", {}).items()
+    }
+    return sum(sizes[name] * values[name] for name in sizes) / sum(sizes.values()) if sizes else None
+
+
+def _readable_rows(path: Path) -> list[Row]:
+    """Rows of a file whose last line may have been cut off by a kill."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _forget_steps_after(writer: Any, step: int) -> None:
+    """Tells TensorBoard that what was logged after this step, by a session that was cut off, is void."""
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    # The reader drops every earlier event at or after the step of such a mark.
+    writer.file_writer.event_writer.add_event(
+        Event(step=step + 1, session_log=SessionLog(status=SessionLog.SessionStatus.START))
+    )

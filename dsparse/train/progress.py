@@ -1,0 +1,103 @@
+"""What a person sees while it trains: a live bar on a terminal, plain lines anywhere else. Rank 0 alone speaks."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from dsparse.engine.world import rank
+from dsparse.train.evaluate import HeldOutLosses
+
+
+class Progress:
+    """Follows a run from `first_step` to `last_step`; use as a context manager."""
+
+    def __init__(self, *, first_step: int, last_step: int, is_live: bool | None = None) -> None:
+        """Nothing is drawn until the context is entered.
+
+        Args:
+            first_step: optimizer steps already done.
+            last_step: where this session ends.
+            is_live: draw a bar; None asks whether stdout is a terminal.
+        """
+        self._speaks = rank() == 0
+        self._is_live = sys.stdout.isatty() if is_live is None else is_live
+        self._first, self._last = first_step, last_step
+        self._t0_s = time.perf_counter()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Progress:
+        self._t0_s = time.perf_counter()
+        if self._speaks and self._is_live:
+            self._bar = _bar()
+            self._task = self._bar.add_task("train", total=self._last, completed=self._first, text="starting")
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def step(self, step: int) -> None:
+        """A step is done: moves the bar."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+
+    def train(self, step: int, row: Mapping[str, Any]) -> None:
+        """A row of metrics: what is worth seeing of it."""
+        text = _text_of(row)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, text=text)
+        else:
+            self.say(f"step {step}/{self._last}  {text}  {self._remaining(step)} left")
+
+    def heldout(self, step: int, losses: HeldOutLosses) -> None:
+        """An evaluation."""
+        self.say(
+            f"step {step}/{self._last}  held-out MLM {losses.mlm_loss:.4f} ({losses.mlm_accuracy:.1%} right)  "
+            f"NSP {losses.nsp_loss:.4f} ({losses.nsp_accuracy:.1%} right)"
+        )
+
+    def say(self, line: str) -> None:
+        """A line of its own, above the bar if there is one."""
+        if self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False)
+        elif self._speaks:
+            print(line, flush=True)
+
+    def _remaining(self, step: int) -> str:
+        done = max(step - self._first, 1)
+        return _clock((time.perf_counter() - self._t0_s) / done * (self._last - step))
+
+
+def _bar() -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    return RichProgress(
+        BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn(),
+        refresh_per_second=4,
+    )  # fmt: skip
+
+
+def _text_of(row: Mapping[str, Any]) -> str:
+    parts = [
+        f"loss {row['loss']:.4f}",
+        f"MLM {row['mlm_loss']:.4f}",
+        f"lr {row['learning_rate']:.2e}",
+        f"{row['tokens_per_s']:,.0f} tokens/s",
+    ]
+    if row.get("sparsity") is not None:
+        parts.append(f"sparsity {row['sparsity']:.1%}")
+        parts.append(f"DOF {row['dof_covered']:.1%}")
+        parts.append(f"{row['num_updates']} updates")
+    return "  ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
