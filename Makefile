@@ -20,8 +20,8 @@ help:  ## show this
 setup:  ## make .venv and install everything (quick when nothing changed)
 	@tools/setup.sh
 
-demo: setup  ## corpus, tokenizer, sparse pre-training on two ranks, report: about ten minutes; run again to resume
-	@python launch/demo.py
+demo: setup  ## text, vocabulary, sparse pre-training on two ranks, report; run again to go on where it was
+	@python launch/demo.py $(DEMO_ARGS)
 
 test: lint test-fast test-distributed  ## the whole suite, the quick part first
 

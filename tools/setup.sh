@@ -42,9 +42,11 @@ check_compiler() {
     fail "Expected Python's C headers at $headers/Python.h. Install them (Debian, Ubuntu: apt-get install python3-dev)."
 }
 
+# An environment that was moved or copied has the old place in its commands.
+in_place() { usable "$venv/bin/python" && grep -qsF "$venv/bin/" "$venv/bin/pip"; }
+
 make_venv() {
-  if usable "$venv/bin/python" && [[ -z "${PYTHON:-}" || "$(version_of "$venv/bin/python")" == "$(version_of "$PYTHON")" ]]
-  then return; fi
+  if in_place && [[ -z "${PYTHON:-}" || "$(version_of "$venv/bin/python")" == "$(version_of "$PYTHON")" ]]; then return; fi
   local python
   python="$(find_python)"
   check_compiler "$python"
@@ -74,7 +76,7 @@ install_torch() {
 
 key() { { cat pyproject.toml constraints.txt tools/setup.sh; echo "$venv ${TORCH_INDEX:-}"; version_of "$1"; } | cksum; }
 
-if [[ -f "$stamp" ]] && usable "$venv/bin/python" && [[ "$(cat "$stamp")" == "$(key "${PYTHON:-$venv/bin/python}")" ]]
+if [[ -f "$stamp" ]] && in_place && [[ "$(cat "$stamp")" == "$(key "${PYTHON:-$venv/bin/python}")" ]]
 then exit 0; fi
 
 started=$SECONDS

@@ -14,6 +14,7 @@ from tests.distributed.cells import (
     STEPS,
     Batches,
     Cell,
+    allow_fp16,
     backward,
     full_gradients,
     full_states,
@@ -44,11 +45,12 @@ OPTIMIZER_CELLS = [
 
 def run_cell(cell: Cell) -> dict[str, Any]:
     """Trains a cell for `STEPS` applied steps; says what was found wrong, and what was arrived at."""
-    engine = make_engine(cell)
-    try:
-        return _train_and_look(engine, cell)
-    finally:
-        engine.destroy()
+    with allow_fp16():
+        engine = make_engine(cell)
+        try:
+            return _train_and_look(engine, cell)
+        finally:
+            engine.destroy()
 
 
 def _train_and_look(engine: Any, cell: Cell) -> dict[str, Any]:

@@ -1,0 +1,245 @@
+"""What a step may and may not do: clipping, overflow, disagreement, weights that are not finite."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.distributed.cells import (
+    Batches,
+    Cell,
+    allow_fp16,
+    backward,
+    full_gradients,
+    make_engine,
+    pattern_numbers,
+    sparse_parameters,
+)
+from tests.distributed.rank_pool import Failure, RankPool
+
+pytestmark = pytest.mark.distributed
+
+
+class LoudOutside(nn.Module):
+    """A linear layer whose loss has a gradient of 1e6 at places the pattern leaves out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            self.linear = nn.Linear(24, 8, bias=False)
+        self.loud: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        loss = (self.linear(x) ** 2).mean()
+        if self.loud is not None:
+            loss = loss + 1e6 * (self.linear.weight * self.loud).sum()
+        return loss
+
+
+def clipped_norm(stage: int, precision: str) -> dict[str, float]:
+    """The norm DeepSpeed reports, and the one of the gradient over active weights only."""
+    cell = Cell(stage, precision, clipping=True)
+    model = LoudOutside()
+    engine = make_engine(cell, model)
+    mask = engine.patterns["linear.weight"].mask()
+    model.loud = (~mask).to(cell.dtype)
+    x = torch.randn(4, 24, generator=torch.Generator().manual_seed(5)).to(cell.dtype)
+    engine.backward(engine(x))
+    gradient = full_gradients(engine)["linear.weight"].float()
+    engine.step()
+    result = {
+        "reported": float(engine.get_global_grad_norm()),
+        "active": float(gradient[mask].norm()),
+        "outside": float(gradient[~mask].abs().max()),
+    }
+    engine.destroy()
+    return result
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_clipping_sees_active_weights_only(two_ranks: RankPool, stage: int, precision: str) -> None:
+    for result in two_ranks.run(clipped_norm, stage, precision):
+        assert result["outside"] == 0
+        assert 0 < result["active"] < 10
+        # DeepSpeed sums squares per rank and adds; we sum them in one go.
+        assert result["reported"] == pytest.approx(result["active"], rel=1e-5 if precision == "fp32" else 1e-2)
+
+
+def overflow_run(stage: int, overflow_at: tuple[int, ...]) -> list[tuple[bool, int, int]]:
+    """Per step (applied, applied so far, updates so far); infinite inputs at the given steps, on rank 1 alone."""
+    from deepspeed import comm as dist
+
+    with allow_fp16():
+        cell = Cell(stage, "fp16")
+        config = cell.config()
+        config["fp16"] |= {"loss_scale_window": 1000, "hysteresis": 1}
+        import dsparse
+        from tests.distributed.cells import toy_model
+
+        model = toy_model()
+        engine = dsparse.initialize(model=model, config=config, model_parameters=model.parameters())[0]
+        batches = Batches(cell.dtype)
+        while not engine.num_applied_steps:  # until the loss scale fits
+            backward(engine, batches, 1)
+            engine.step()
+        rows = []
+        for step in range(10):
+            loss = batches.loss(engine)
+            if step in overflow_at and dist.get_rank() == 1:
+                loss = loss * torch.tensor(float("inf"), dtype=loss.dtype)
+            before = pattern_numbers(engine)
+            engine.backward(loss)
+            engine.step()
+            applied = engine.was_step_applied()
+            assert applied or before == pattern_numbers(engine), "a skipped step changed a pattern"
+            rows.append((applied, engine.num_applied_steps, engine.num_pattern_updates))
+        engine.verify_sparsity()
+        engine.destroy()
+        return rows
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_step_skipped_for_overflow_neither_updates_nor_counts(two_ranks: RankPool, stage: int) -> None:
+    """The update due after applied step 2 waits through two skipped steps, on both ranks.
+
+    DeepSpeed refuses fp16 on CPU, though it trains in it; the test overrides the accelerator's two capability questions.
+    """
+    first, second = two_ranks.run(overflow_run, stage, (0, 1))
+    assert first == second
+    assert [applied for applied, _, _ in first] == [False, False] + [True] * 8
+    assert [count for _, count, _ in first] == [1, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert [updates for _, _, updates in first] == [0, 0, 1, 1, 2, 2, 2, 2, 2, 2]
+
+
+def corrupted_run(stage: int, what: str, rank: int) -> None:
+    """Trains, then flips one bit on one rank, then trains on to the next update."""
+    from deepspeed import comm as dist
+
+    engine = make_engine(Cell(stage, "fp32"))
+    batches = Batches(torch.float32)
+    try:
+        for step in range(6):
+            if step == 3 and dist.get_rank() == rank:
+                pattern = engine.patterns["mix.weight"]
+                if what == "pattern":
+                    pattern.cols[2] ^= 1
+                elif what == "address":
+                    pattern.rows[2] ^= 1 << 20
+                elif what == "mask":
+                    engine._layouts["mix.weight"]._inactive_OI[5, 7] ^= True
+            backward(engine, batches, 1)
+            engine.step()
+    finally:
+        engine.destroy()
+
+
+@pytest.mark.parametrize("what", ["pattern", "address", "mask"])
+@pytest.mark.parametrize(("stage", "rank"), [(0, 1), (1, 0), (2, 1), (3, 0)])
+def test_a_flipped_bit_stops_all_ranks_by_name(two_ranks: RankPool, stage: int, rank: int, what: str) -> None:
+    t0_s = time.monotonic()
+    results = two_ranks.try_run(corrupted_run, stage, what, rank, timeout_s=60)
+    assert time.monotonic() - t0_s < 30
+    for result in results:
+        assert isinstance(result, Failure)
+        assert result.kind == "PatternDisagreementError"
+        assert "'mix.weight'" in result.message
+        assert f"rank {rank}" in result.message
+        assert "update 2" in result.message
+        assert f"rank {1 - rank}" not in result.message
+
+
+def diverged_run() -> None:
+    """Rank 1 starts from another seed, so from other patterns."""
+    from deepspeed import comm as dist
+
+    engine = make_engine(Cell(1, "fp32"), seed=dist.get_rank())
+    try:
+        for _ in range(3):
+            backward(engine, Batches(torch.float32), 1)
+            engine.step()
+    finally:
+        engine.destroy()
+
+
+def test_ranks_that_start_from_different_patterns_are_caught(two_ranks: RankPool) -> None:
+    for result in two_ranks.try_run(diverged_run, timeout_s=60):
+        assert isinstance(result, Failure)
+        assert result.kind == "PatternDisagreementError"
+        assert "'up.weight'" in result.message
+
+
+def broken_weight_run(stage: int) -> Any:
+    """A NaN appears in the master of one weight, on the rank that owns it, right before an update."""
+    engine = make_engine(Cell(stage, "fp32"))
+    before = pattern_numbers(engine)
+    try:
+        backward(engine, Batches(torch.float32), 1)
+        engine.step()
+        fragment = engine._fragments["mix.weight"]
+        if fragment.master_n.numel():
+            fragment.master_n[0] = float("nan")
+        engine.step_error = None
+        try:
+            backward(engine, Batches(torch.float32), 1)
+            engine.step()
+        except Exception as error:
+            return type(error).__name__, str(error), before == pattern_numbers(engine)
+        return None
+    finally:
+        engine.destroy()
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_patterns_never_update_from_weights_that_are_not_finite(two_ranks: RankPool, stage: int) -> None:
+    for kind, message, unchanged in two_ranks.run(broken_weight_run, stage):
+        assert kind == "NonFiniteWeightError"
+        assert "'mix.weight'" in message
+        assert unchanged
+
+
+def tampered_run(stage: int, state: str) -> None:
+    """Something writes outside the pattern; the check at the first update must see it."""
+    engine = make_engine(Cell(stage, "bf16"))
+    try:
+        backward(engine, Batches(torch.bfloat16), 1)
+        engine.step()
+        fragment = engine._fragments["up.weight"]
+        tensor = fragment.master_n if state == "master" else fragment.moments_n.get(state)
+        if tensor is not None and tensor.numel():
+            # The moment is large enough to be there still after the next step has decayed it.
+            outside = (~engine.patterns["up.weight"].mask()).flatten()[fragment.start :][: tensor.numel()]
+            tensor[outside] = 1.0
+        backward(engine, Batches(torch.bfloat16), 1)
+        engine.step()
+    finally:
+        engine.destroy()
+
+
+@pytest.mark.parametrize("state", ["master", "exp_avg", "exp_avg_sq"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_the_first_update_checks_the_invariant(two_ranks: RankPool, stage: int, state: str) -> None:
+    for result in two_ranks.try_run(tampered_run, stage, state):
+        assert isinstance(result, Failure)
+        assert result.kind == "InvariantError"
+        assert f"{state} of 'up.weight'" in result.message
+
+
+def mask_is_active(stage: int) -> bool:
+    """Whether any active weight of any layer has a gradient: the masks let something through."""
+    engine = make_engine(Cell(stage, "fp32"))
+    backward(engine, Batches(torch.float32), 1)
+    gradients = full_gradients(engine)
+    result = all(bool((gradients[name][engine.patterns[name].mask()] != 0).any()) for name in sparse_parameters(engine))
+    engine.step()
+    engine.destroy()
+    return result
+
+
+def test_active_weights_have_gradients(two_ranks: RankPool) -> None:
+    assert two_ranks.run(mask_is_active, 2) == [True, True]
