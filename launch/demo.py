@@ -21,11 +21,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(CHECKOUT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dsparse.errors import UserError, exit_on_user_error
 
+CHECKOUT = Path(__file__).resolve().parents[1]
 # About five minutes of training on two cores.
 DEFAULT_STEPS = 1000
 MIN_STEPS = 10
@@ -121,7 +121,7 @@ def train_command(demo: Demo) -> list[str]:
     }
     flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     ranks = ["--num_gpus", str(num_ranks()), "--master_port", str(free_port())]
-    return [launcher, *ranks, "launch/pretrain.py", *flags]
+    return [launcher, "--quiet", *ranks, "launch/pretrain.py", *flags]
 
 
 def num_ranks() -> int:
@@ -142,10 +142,11 @@ def run(command: list[str]) -> None:
     """Shows a command as one would type it and runs it from the checkout; exits with its code if that is not 0."""
     shown = [Path(command[0]).name, *command[1:]]
     say(f"$ {shlex.join(shown)}")
-    try:
-        code = subprocess.run(command, cwd=CHECKOUT, env=environment(), check=False).returncode
-    except KeyboardInterrupt:
-        code = 130
+    with subprocess.Popen(command, cwd=CHECKOUT, env=environment()) as process:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:  # which the command got as well: it ends by itself, and its ranks with it
+            code = process.wait() or 130
     if code != 0:
         say("stopped; `make demo` goes on from the last checkpoint or finished stage")
         sys.exit(code if code > 0 else 1)

@@ -257,10 +257,10 @@ def _one_line(message: str, argv: Sequence[str]) -> str:
     """jsonargparse's message as one sentence that names the key."""
     wrong_type = re.search(r'Parser key "([^"]+)":.*?(?:Given value|Got value): (.*)', message, re.DOTALL)
     if wrong_type:
-        allowed = dict.fromkeys(re.findall(r"<class '(\w+)'>", message))
+        allowed = dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", message))
         names = " or ".join("null" if name == "NoneType" else name for name in allowed)
         return f"Expected {wrong_type[1]} to be {names}. Got {wrong_type[2].strip()!r}"
-    if "Problems parsing config" in message:
+    if "Problems parsing config" in message or "Unexpected config" in message:
         files = [argv[i + 1] for i, word in enumerate(argv[:-1]) if word == "--config"]
         files += [word.split("=", 1)[1] for word in argv if word.startswith("--config=")]
         return f"Expected YAML in {' or '.join(files)}. {message}"

@@ -152,6 +152,8 @@ def merge(run: RunConfig, written: Json, *, json_path: Path, world_size: int) ->
     full = _without_nulls(run, facts)
     deepspeed["tensorboard"], found = _tensorboard(full, deepspeed, json_path)
     problems += found + full.problems()
+    if "dynamic_sparsity" in deepspeed and facts["steps"] is not None:
+        problems += _sparsity_problems(deepspeed)
     problems += [
         f'Expected a value at {".".join(place)} in {json_path.name}. Got "auto", which only batch sizes, steps and '
         "learning rates may say"
@@ -226,6 +228,17 @@ def _tensorboard(run: RunConfig, deepspeed: Json, json_path: Path) -> tuple[Json
     if given is None or (isinstance(given, dict) and all(ours.get(key) == given[key] for key in given)):
         return ours, []
     return ours, [f'Expected no "tensorboard" in {json_path.name}: monitor.tensorboard and output say it. Got {given}']
+
+
+def _sparsity_problems(deepspeed: Json) -> list[str]:
+    """What the engine will not take of its own block, told together with the rest."""
+    from dsparse.engine.config import parse_sparsity_block
+
+    try:
+        parse_sparsity_block(deepspeed["dynamic_sparsity"], deepspeed.get("scheduler"))
+    except UserError as error:
+        return [str(error).rstrip(".")]
+    return []
 
 
 def _takes(deepspeed: Json, place: tuple[str, ...]) -> bool:

@@ -49,7 +49,7 @@ class RankPool:
         """Whether all ranks still run."""
         return all(process.is_alive() for process in self._processes)
 
-    def try_run(self, function: Callable[..., Any], *args: Any, timeout_s: float = 600, **kwargs: Any) -> list[Any]:
+    def try_run(self, function: Callable[..., Any], *args: Any, timeout_s: float = 240, **kwargs: Any) -> list[Any]:
         """Per rank the result, or a `Failure`. The pool is closed when a rank does not answer in time."""
         for connection in self._connections:
             connection.send((function, args, kwargs))
@@ -62,7 +62,7 @@ class RankPool:
             results.append(connection.recv())
         return results
 
-    def run(self, function: Callable[..., Any], *args: Any, timeout_s: float = 600, **kwargs: Any) -> list[Any]:
+    def run(self, function: Callable[..., Any], *args: Any, timeout_s: float = 240, **kwargs: Any) -> list[Any]:
         """Per rank the result; a failure on any rank fails here."""
         results = self.try_run(function, *args, timeout_s=timeout_s, **kwargs)
         for rank, result in enumerate(results):

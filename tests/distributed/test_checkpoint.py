@@ -1,0 +1,193 @@
+"""Checkpoints of an engine: what was stopped and resumed ends like what never stopped, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dsparse.engine.checkpoint import FILE_NAME
+from tests.distributed.cells import Batches, Cell, allow_fp16, backward, full_states, make_engine, pattern_numbers
+from tests.distributed.rank_pool import Failure, RankPool
+
+pytestmark = pytest.mark.distributed
+
+SPARSITY: dict[str, Any] = {"total_steps": 12, "updates": 6}
+
+
+def train(engine: Any, dtype: torch.dtype, first: int, last: int) -> list[float]:
+    """Steps first … last, each with batches of its own seed."""
+    losses = []
+    for step in range(first, last + 1):
+        losses.append(float(backward(engine, Batches(dtype, seed=step), 1)))
+        engine.step()
+    return losses
+
+
+def final_state(engine: Any, losses: list[float]) -> dict[str, Any]:
+    """Everything that must be equal."""
+    states = {n: {k: t.double().tolist() for k, t in by_key.items()} for n, by_key in full_states(engine).items()}
+    return {
+        "states": states,
+        "patterns": pattern_numbers(engine),
+        "coverage": engine.coverage,
+        "last_grown": {name: history.last_grown.tolist() for name, history in engine.histories.items()},
+        "updates": engine.num_pattern_updates,
+        "applied": engine.num_applied_steps,
+        "losses": losses[-4:],
+    }
+
+
+def uninterrupted(cell: Cell) -> dict[str, Any]:
+    """Twelve steps in one go."""
+    with allow_fp16():
+        engine = make_engine(cell, **SPARSITY)
+        losses = train(engine, cell.dtype, 1, 12)
+        result = final_state(engine, losses)
+        engine.destroy()
+        return result
+
+
+def interrupted(cell: Cell, folder: str) -> dict[str, Any]:
+    """Seven steps, a checkpoint, a new engine with other initial weights, five more."""
+    with allow_fp16():
+        engine = make_engine(cell, **SPARSITY)
+        train(engine, cell.dtype, 1, 7)
+        engine.save_checkpoint(folder, client_state={"position": 7})
+        engine.destroy()
+        from tests.distributed.cells import toy_model
+
+        engine = make_engine(cell, toy_model(seed=99), **SPARSITY)
+        path, client_state = engine.load_checkpoint(folder)
+        assert path is not None and client_state["position"] == 7
+        engine.verify_sparsity()
+        losses = train(engine, cell.dtype, 8, 12)
+        result = final_state(engine, losses)
+        engine.destroy()
+        return result
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_resumed_equals_uninterrupted_bit_for_bit(
+    two_ranks: RankPool, tmp_path: Path, stage: int, precision: str
+) -> None:
+    cell = Cell(stage, precision)
+    whole = two_ranks.run(uninterrupted, cell)
+    parts = two_ranks.run(interrupted, cell, str(tmp_path))
+    assert parts == whole
+    assert whole[0]["updates"] >= 4
+
+
+@pytest.mark.parametrize("cell", [Cell(1, "fp32", offload=True), Cell(2, "bf16", optimizer="SGD momentum")])
+def test_resumed_with_offload_and_other_optimizers(two_ranks: RankPool, tmp_path: Path, cell: Cell) -> None:
+    assert two_ranks.run(interrupted, cell, str(tmp_path)) == two_ranks.run(uninterrupted, cell)
+
+
+def save_dense(folder: str) -> None:
+    """A checkpoint of the same model, trained dense."""
+    import deepspeed
+
+    from tests.distributed.cells import toy_model
+
+    config = Cell(1, "fp32").config()
+    del config["dynamic_sparsity"]
+    model = toy_model()
+    engine = deepspeed.initialize(model=model, config=config, model_parameters=model.parameters())[0]
+    train(engine, torch.float32, 1, 1)
+    engine.save_checkpoint(folder, tag="dense")
+    engine.destroy()
+
+
+def save_sparse(folder: str, sparsity: dict[str, Any]) -> None:
+    """A checkpoint of a sparse run."""
+    engine = make_engine(Cell(1, "fp32"), **{**SPARSITY, **sparsity})
+    train(engine, torch.float32, 1, 3)
+    engine.save_checkpoint(folder, tag="sparse")
+    engine.destroy()
+
+
+def load(folder: str, tag: str | None, sparsity: dict[str, Any]) -> dict[str, Any]:
+    """Loads into a fresh engine; says whether a refusal left the engine as it was."""
+    engine = make_engine(Cell(1, "fp32"), **{**SPARSITY, **sparsity})
+    train(engine, torch.float32, 1, 1)
+    before = final_state(engine, [])
+    try:
+        engine.load_checkpoint(folder, tag)
+        return {"refused": None}
+    except Exception as error:
+        unchanged = final_state(engine, []) == before
+        return {"refused": type(error).__name__, "message": str(error), "unchanged": unchanged}
+    finally:
+        engine.destroy()
+
+
+def test_a_checkpoint_without_patterns_is_refused(two_ranks: RankPool, tmp_path: Path) -> None:
+    two_ranks.run(save_dense, str(tmp_path))
+    for result in two_ranks.run(load, str(tmp_path), None, {}):
+        assert result["refused"] == "UserError"
+        assert FILE_NAME in result["message"] and "\n" not in result["message"]
+        assert result["unchanged"]
+
+
+@pytest.mark.parametrize(
+    ("now", "named"),
+    [
+        ({"sparsity": 0.5}, "dynamic_sparsity.sparsity = 0.75"),
+        ({"block_size": 8}, "'down.weight'"),
+        ({"exclude": ["mix"]}, "'mix.weight'"),
+        ({"distribution": "erk"}, "distribution"),
+    ],
+)
+def test_a_checkpoint_of_another_sparsity_is_refused(
+    two_ranks: RankPool, tmp_path: Path, now: dict[str, Any], named: str
+) -> None:
+    two_ranks.run(save_sparse, str(tmp_path), {})
+    for result in two_ranks.run(load, str(tmp_path), None, now):
+        assert result["refused"] == "UserError"
+        assert named in result["message"]
+        assert result["unchanged"]
+
+
+def test_settings_that_may_change_do(two_ranks: RankPool, tmp_path: Path) -> None:
+    two_ranks.run(save_sparse, str(tmp_path), {})
+    for result in two_ranks.run(load, str(tmp_path), "sparse", {"method": "static"}):
+        assert result["refused"] is None
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "missing"])
+def test_a_damaged_pattern_file_is_named(two_ranks: RankPool, tmp_path: Path, damage: str) -> None:
+    two_ranks.run(save_sparse, str(tmp_path), {})
+    file = tmp_path / "sparse" / FILE_NAME
+    content = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(content[:-5] if damage == "truncated" else bytes(64) + content[64:])
+    for result in two_ranks.run(load, str(tmp_path), None, {}):
+        assert result["refused"] == "UserError"
+        assert str(file) in result["message"]
+        assert result["unchanged"]
+
+
+def save_with_a_flipped_bit(folder: str) -> None:
+    """A rank whose pattern changed in memory must not write it down."""
+    from deepspeed import comm as dist
+
+    engine = make_engine(Cell(1, "fp32"), **SPARSITY)
+    train(engine, torch.float32, 1, 1)
+    if dist.get_rank() == 1:
+        engine.patterns["up.weight"].rows[0] ^= 1
+    try:
+        engine.save_checkpoint(folder)
+    finally:
+        engine.destroy()
+
+
+def test_patterns_that_differ_are_not_saved(two_ranks: RankPool, tmp_path: Path) -> None:
+    for result in two_ranks.try_run(save_with_a_flipped_bit, str(tmp_path)):
+        assert isinstance(result, Failure) and result.kind == "PatternDisagreementError"
+    assert not (tmp_path / "latest").exists()
+    assert list(tmp_path.rglob(FILE_NAME)) == []

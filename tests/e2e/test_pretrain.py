@@ -1,0 +1,294 @@
+"""Pre-training as a user starts it: two ranks by DeepSpeed's launcher, stopped, killed, resumed, and read back.
+
+Each launch costs seconds, so a few runs are made once and many tests look at them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dsparse.train.config import CHECKOUT
+from dsparse.train.monitor import read_rows
+from tests.data.store_fixture import make_small_store
+
+pytestmark = pytest.mark.distributed
+
+STEPS, SAVE_EVERY, LOG_EVERY = 24, 8, 2
+DEEPSPEED = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2", "--log_level", "warning"]
+TIMEOUT_S = 180
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A store, a folder for runs, and how to start them."""
+
+    root: Path
+    free_port: Callable[[], int]
+
+    def command(
+        self, output: str, *flags: str, ranks: int = 2, engine: str = "zero1", dense: bool = False
+    ) -> list[str]:
+        """What a user types, with a JSON of few updates."""
+        config = json.loads((CHECKOUT / f"ds_configs/{engine}.json").read_text())
+        config["dynamic_sparsity"] |= {"updates": 6, "sparsity": 0.8}
+        if dense:
+            del config["dynamic_sparsity"]
+        path = self.root / f"{engine}{'_dense' if dense else ''}.json"
+        path.write_text(json.dumps(config))
+        launcher = [sys.executable] if ranks == 1 else [*DEEPSPEED, "--master_port", str(self.free_port())]
+        settings = {
+            "config": CHECKOUT / "launch/presets/tiny.yaml", "deepspeed_config": path, "data.store": self.root / "store",
+            "output": self.root / output, "model.dropout": 0.1, "train.steps": STEPS, "train.warmup_steps": 4,
+            "train.global_batch_size": 16, "train.micro_batch_size": 4, "train.log_every": LOG_EVERY,
+            "train.eval_every": 12, "train.eval_samples": 20, "checkpoint.save_every": SAVE_EVERY,
+            "monitor.pattern_every": 2,
+        }  # fmt: skip
+        typed = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+        return [*launcher, str(CHECKOUT / "launch/pretrain.py"), *typed, *flags]
+
+    def start(self, *args: Any, **kwargs: Any) -> subprocess.Popen[str]:
+        """Starts a run in a session of its own, so that it can be killed as a whole."""
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
+            self.command(*args, **kwargs), cwd=self.root, env=environment, start_new_session=True, **pipes
+        )
+
+    def run(self, output: str, *flags: str, expect: int = 0, **kwargs: Any) -> str:
+        """Runs to the end and returns stdout."""
+        process = self.start(output, *flags, **kwargs)
+        try:
+            out, err = process.communicate(timeout=TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        assert process.returncode == expect, out + err
+        return out if expect == 0 else err
+
+    def run_and_kill(self, output: str, *, after_step: int, **kwargs: Any) -> None:
+        """Kills the run without warning as soon as it has logged a step."""
+        process = self.start(output, **kwargs)
+        deadline_s = time.monotonic() + TIMEOUT_S
+        try:
+            while not any(row["step"] >= after_step for row in rows_being_written(self.root / output)):
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline_s
+                time.sleep(0.02)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+def rows_being_written(run_dir: Path) -> Iterator[dict[str, Any]]:
+    path = run_dir / "metrics.jsonl"
+    for line in path.read_text().splitlines(keepends=True) if path.is_file() else []:
+        if line.endswith("\n"):
+            yield json.loads(line)
+
+
+def find_free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    root = tmp_path_factory.mktemp("pretrain")
+    make_small_store(root / "store")
+    return Lab(root, find_free_port)
+
+
+@pytest.fixture(scope="module")
+def straight(lab: Lab) -> tuple[Path, str]:
+    """Two ranks, ZeRO 1, not interrupted: its folder and what it printed."""
+    out = lab.run("straight")
+    return lab.root / "straight", out
+
+
+@pytest.fixture(scope="module")
+def killed(lab: Lab) -> Path:
+    """The same run, killed between two checkpoints and resumed."""
+    lab.run_and_kill("killed", after_step=SAVE_EVERY + LOG_EVERY + 1)
+    lab.run("killed", "--checkpoint.resume", "auto")
+    return lab.root / "killed"
+
+
+def differences(one: Any, other: Any, where: str = "") -> list[str]:
+    """Where two checkpoints differ, bit for bit; times and places of a run are left out."""
+    if where.endswith(("/output_path", "/wall_s", "/loss_scaler")):
+        return []
+    if isinstance(one, torch.Tensor):
+        return [] if one.dtype == other.dtype and torch.equal(one, other) else [where]
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        return [found for key in one for found in differences(one[key], other[key], f"{where}/{key}")]
+    if isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        return [
+            found for i, pair in enumerate(zip(one, other, strict=True)) for found in differences(*pair, f"{where}/{i}")
+        ]
+    return [] if one == other else [where]
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    """Weights, optimizer, schedule, patterns and data position are bit-identical in the last checkpoints."""
+    num_tensor_files = 0
+    for path in sorted((one / f"checkpoints/step{STEPS}").iterdir()):
+        twin = other / f"checkpoints/step{STEPS}" / path.name
+        if path.suffix == ".pt":
+            num_tensor_files += 1
+            saved = [torch.load(each, weights_only=False, map_location="cpu") for each in (path, twin)]
+            assert differences(*saved) == [], path.name
+        else:
+            assert path.read_bytes() == twin.read_bytes(), path.name
+    assert num_tensor_files >= 3
+
+
+def results(run_dir: Path) -> list[dict[str, Any]]:
+    """Rows without what depends on the clock."""
+    timed = ("time", "wall_s", "tokens_per_s", "flops_per_s", "duration_s", "peak_memory_gib")
+    return [{key: value for key, value in row.items() if key not in timed} for row in read_rows(run_dir)]
+
+
+def test_killed_and_resumed_ends_in_the_same_bits(straight: tuple[Path, str], killed: Path) -> None:
+    assert_same_end(straight[0], killed)
+
+
+def test_killed_and_resumed_leaves_the_same_record(straight: tuple[Path, str], killed: Path) -> None:
+    assert results(killed) == results(straight[0])
+
+
+def test_zero3_stopped_and_resumed_ends_in_the_same_bits(lab: Lab) -> None:
+    lab.run("zero3", engine="zero3")
+    lab.run("zero3_stopped", "--train.stop_at_step", "11", engine="zero3")
+    assert (lab.root / "zero3_stopped/checkpoints/latest").read_text() == "step11"
+    lab.run("zero3_stopped", "--checkpoint.resume", "auto", engine="zero3")
+    assert_same_end(lab.root / "zero3", lab.root / "zero3_stopped")
+
+
+def test_the_loss_falls_and_the_pattern_moves(straight: tuple[Path, str]) -> None:
+    summary = json.loads((straight[0] / "summary.json").read_text())
+    assert summary["heldout_mlm_loss_end"] < summary["heldout_mlm_loss_start"]
+    assert summary["num_updates"] == 5
+    assert summary["sparsity"] == pytest.approx(0.8, abs=0.01)
+    assert summary["dof_covered"] > 0.25
+    assert (summary["step"], summary["num_tokens"], summary["world_size"]) == (STEPS, STEPS * 16 * 128, 2)
+
+
+def test_it_is_followed_in_plain_lines_and_summed_up(straight: tuple[Path, str]) -> None:
+    run_dir, out = straight
+    lines = out.splitlines()
+    assert len([line for line in lines if line.startswith(f"step {LOG_EVERY}/{STEPS}  loss")]) == 1
+    for words in (
+        "threads per rank",
+        "tokens/s",
+        "DOF",
+        "held-out MLM loss",
+        "FLOPs spent",
+        str(run_dir / "report.png"),
+    ):
+        assert any(words in line for line in lines), words
+    assert "[INFO]" not in out
+    assert (run_dir / "report.png").stat().st_size > 10_000
+
+
+def test_tensorboard_reads_back_what_was_recorded(straight: tuple[Path, str]) -> None:
+    events = read_events(straight[0])
+    rows = read_rows(straight[0])
+    recorded = {
+        "loss/mlm": ("train", "mlm_loss"),
+        "optimizer/learning_rate": ("train", "learning_rate"),
+        "optimizer/gradient_norm": ("train", "gradient_norm"),
+        "speed/tokens_per_s": ("train", "tokens_per_s"),
+        "cost/flops": ("train", "flops"),
+        "pattern/dof_covered": ("train", "dof_covered"),
+        "memory/peak_host_gib": ("train", "peak_memory_gib"),
+        "heldout/mlm_loss": ("heldout", "mlm_loss"),
+        "pattern/turnover": ("update", "turnover"),
+        "pattern/removed_new_ratio": ("update", "removed_new_ratio"),
+    }
+    for tag, (kind, column) in recorded.items():
+        read = [(event.step, event.value) for event in events.Scalars(tag)]
+        wanted = [(row["step"], row[column]) for row in rows if row["kind"] == kind and row[column] is not None]
+        assert [step for step, _ in read] == [step for step, _ in wanted], tag
+        assert [value for _, value in read] == pytest.approx([value for _, value in wanted], rel=1e-6), tag
+    name = next(iter(next(row for row in rows if row["kind"] == "update")["weights"]))
+    assert len(events.Scalars(f"sparsity/{name}")) == len(events.Scalars(f"dof_covered/{name}")) == 5
+
+
+def test_tensorboard_has_pictures_of_patterns(straight: tuple[Path, str]) -> None:
+    events = read_events(straight[0])
+    for kind in ("active", "ever_active"):
+        tag = f"{kind}/bert.encoder.layer.0.attention.self.query.weight"
+        assert len(events.Images(tag)) == 4  # at the start, and at updates 1, 3 and 5
+        assert events.Images(tag)[0].width == 128
+
+
+def test_tensorboard_shows_no_step_twice_after_a_kill(killed: Path) -> None:
+    steps = [event.step for event in read_events(killed).Scalars("loss/mlm")]
+    assert steps == sorted(set(steps)) and steps[-1] == STEPS
+
+
+def test_a_finished_run_is_only_summed_up_again(lab: Lab, straight: tuple[Path, str]) -> None:
+    before = (straight[0] / "metrics.jsonl").read_bytes()
+    out = lab.run("straight", "--checkpoint.resume", "auto")
+    assert f"step {STEPS} of" not in out and "held-out MLM loss" in out
+    assert (straight[0] / "metrics.jsonl").read_bytes() == before
+
+
+def test_one_process_sees_the_same_batches(lab: Lab, straight: tuple[Path, str]) -> None:
+    """Without dropout the losses would agree to the last digits; with it the first held-out loss and patterns do."""
+    lab.run("alone", "--train.stop_at_step", "1", ranks=1)
+    first = [
+        next(row for row in read_rows(run) if row["kind"] == "heldout") for run in (straight[0], lab.root / "alone")
+    ]
+    for column in ("mlm_loss", "nsp_loss", "mlm_accuracy", "num_samples"):
+        assert first[0][column] == pytest.approx(first[1][column], rel=1e-6)
+
+
+def test_a_dense_run_has_no_patterns(lab: Lab) -> None:
+    out = lab.run("dense", "--train.stop_at_step", "2", ranks=1, dense=True)
+    summary = json.loads((lab.root / "dense/summary.json").read_text())
+    assert summary["sparsity"] is None and summary["num_updates"] == 0
+    assert "none (dense run)" in out
+
+
+@pytest.mark.parametrize(
+    ("output", "flags", "words"),
+    [
+        ("straight", [], ["--checkpoint.resume auto", "step24"]),
+        ("straight", ["--checkpoint.resume", "auto", "--train.steps", "48"], ["run.train.steps was 24, now 48"]),
+    ],
+    ids=["checkpoints in the way", "another run"],
+)
+def test_two_ranks_speak_with_one_voice(
+    lab: Lab, straight: tuple[Path, str], output: str, flags: list[str], words: list[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in straight[0].rglob("*")}
+    err = lab.run(output, *flags, expect=2)
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in err
+    assert [word for word in words if word not in lines[0]] == []
+    assert {path: path.stat().st_mtime_ns for path in straight[0].rglob("*")} == before
+
+
+def read_events(run_dir: Path) -> EventAccumulator:
+    events = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
+    events.Reload()
+    return events

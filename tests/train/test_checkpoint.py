@@ -1,0 +1,78 @@
+"""Which checkpoint a run goes on from, and when it may not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsparse.errors import UserError
+from dsparse.train.checkpoint import RunRecord, RunState, find_checkpoint, require_same_run
+
+
+def make_checkpoint(output: Path, tag: str, *, is_latest: bool = True) -> Path:
+    folder = output / "checkpoints" / tag
+    folder.mkdir(parents=True)
+    if is_latest:
+        (output / "checkpoints/latest").write_text(tag)
+    return folder
+
+
+def record(**train: Any) -> RunRecord:
+    run = {"model": {"preset": "tiny"}, "train": {"steps": 10, "log_every": 1, **train}, "output": "a", "monitor": {}}
+    return RunRecord(run=run, deepspeed={"optimizer": {"params": {"betas": (0.9, 0.999)}}}, world_size=2)
+
+
+def test_auto_takes_what_latest_names_and_starts_afresh_without_it(tmp_path: Path) -> None:
+    assert find_checkpoint("auto", tmp_path) is None
+    first = make_checkpoint(tmp_path, "step10")
+    make_checkpoint(tmp_path, "step20", is_latest=False)
+    assert find_checkpoint("auto", tmp_path) == first
+
+
+def test_a_fresh_start_never_overwrites_checkpoints(tmp_path: Path) -> None:
+    assert find_checkpoint("none", tmp_path) is None
+    make_checkpoint(tmp_path, "step10")
+    with pytest.raises(UserError, match=r"step10.*--checkpoint\.resume auto.*--output"):
+        find_checkpoint("none", tmp_path)
+
+
+def test_a_checkpoint_can_be_named_or_pointed_at(tmp_path: Path) -> None:
+    named = make_checkpoint(tmp_path, "step10")
+    make_checkpoint(tmp_path, "step20")
+    assert find_checkpoint("step10", tmp_path) == named
+    assert find_checkpoint(str(named), tmp_path / "elsewhere") == named
+    assert find_checkpoint(str(named.parent), tmp_path) == named.parent / "step20"
+    with pytest.raises(UserError, match=r"auto, none or a checkpoint\. Got 'step30'"):
+        find_checkpoint("step30", tmp_path)
+
+
+def test_a_latest_that_points_nowhere_is_named(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, "step10").rmdir()
+    with pytest.raises(UserError, match=r"latest.*step10"):
+        find_checkpoint("auto", tmp_path)
+
+
+def test_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path, "step10")
+    require_same_run(record(), checkpoint)
+    record().write(tmp_path)
+    require_same_run(record(), checkpoint)
+    require_same_run(record(log_every=5), checkpoint)
+    with pytest.raises(UserError, match=r"run\.train\.steps was 10, now 20"):
+        require_same_run(record(steps=20), checkpoint)
+
+
+def test_a_record_is_plain_json(tmp_path: Path) -> None:
+    record().write(tmp_path)
+    assert json.loads((tmp_path / "run.json").read_text())["world_size"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_state_goes_through_a_checkpoint_unchanged(tmp_path: Path) -> None:
+    state = RunState(step=7, loader={"position": 224}, num_tokens=5, flops=2.5, wall_s=1.25)
+    assert RunState.from_client_state({"other": 1, **state.to_client_state()}, tmp_path) == state
+    with pytest.raises(UserError, match=r"checkpoint of pretrain\.py"):
+        RunState.from_client_state({"other": 1}, tmp_path)
