@@ -145,6 +145,7 @@ class SparseEngine(DeepSpeedEngine):
         if changed and self.global_rank == 0:
             logger.warning("settings changed since the checkpoint: %s", "; ".join(changed))
         result = super().load_checkpoint(load_dir, found, *args, **kwargs)
+        self._fragments.link_public_calls(again=True)
         histories = {name: history.to(self.device) for name, history in state.histories.items()}
         self._sparsity.restore(histories, state.num_updates)
         return result

@@ -85,6 +85,19 @@ class FragmentMap:
             return _stage_1_and_2(weight, self._engine.optimizer)
         return self._stage_0(weight)
 
+    def link_public_calls(self, *, again: bool = False) -> None:
+        """Makes `safe_get_full_optimizer_state` read the optimizer state of now.
+
+        At stages 1 and 2 DeepSpeed links it once, at the first step: after a load that is too late, and a load into an
+        engine that has stepped replaces the tensors that were linked.
+        """
+        if self._stage not in (1, 2):
+            return
+        optimizer = self._engine.optimizer
+        if all(optimizer.optimizer.state.get(flat) for flat in optimizer.single_partition_of_fp32_groups):
+            optimizer._hp_optimizer_states_linked &= not again
+            optimizer._lazy_init_hp_params_optimizer_state()
+
     def moment_names(self) -> list[str]:
         """Names of the elementwise optimizer state there is, the same on every rank; none before the first step."""
         base = getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)

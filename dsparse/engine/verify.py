@@ -60,6 +60,7 @@ def full_states(fragments: FragmentMap, name: str) -> Iterator[tuple[str, Tensor
         for key, moment_n in fragment.moments_n.items():
             yield key, moment_n.view_as(weight)
         return
+    fragments.link_public_calls()
     with zero.GatheredParameters([weight], enabled=fragments.stage == 3):
         yield "weight", weight.data
         shape = weight.shape

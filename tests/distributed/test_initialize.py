@@ -173,7 +173,7 @@ def zero_init_run(partitioned: bool) -> dict[str, Any]:
 
     cell = Cell(3, "fp32")
     if partitioned:
-        with deepspeed.zero.Init(config_dict_or_path=cell.config(), dtype=torch.float32), torch.random.fork_rng():
+        with deepspeed.zero.Init(config_dict_or_path=cell.config()), torch.random.fork_rng():
             torch.manual_seed(0)
             model: nn.Module = type(toy_model())()
     else:

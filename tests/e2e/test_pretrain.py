@@ -50,8 +50,8 @@ class Lab:
         path.write_text(json.dumps(config))
         launcher = [sys.executable] if ranks == 1 else [*DEEPSPEED, "--master_port", str(self.free_port())]
         settings = {
-            "config": CHECKOUT / "launch/presets/tiny.yaml", "deepspeed_config": path, "data.store": self.root / "store",
-            "output": self.root / output, "model.dropout": 0.1, "train.steps": STEPS, "train.warmup_steps": 4,
+            "config": CHECKOUT / "launch/presets/tiny.yaml", "deepspeed_config": path,
+            "data.store": self.root / "store", "output": self.root / output, "model.dropout": 0.1, "train.steps": STEPS, "train.warmup_steps": 4,
             "train.global_batch_size": 16, "train.micro_batch_size": 4, "train.log_every": LOG_EVERY,
             "train.eval_every": 12, "train.eval_samples": 20, "checkpoint.save_every": SAVE_EVERY,
             "monitor.pattern_every": 2,
@@ -252,39 +252,37 @@ def test_a_finished_run_is_only_summed_up_again(lab: Lab, straight: tuple[Path, 
     assert (straight[0] / "metrics.jsonl").read_bytes() == before
 
 
-def test_one_process_sees_the_same_batches(lab: Lab, straight: tuple[Path, str]) -> None:
-    """Without dropout the losses would agree to the last digits; with it the first held-out loss and patterns do."""
-    lab.run("alone", "--train.stop_at_step", "1", ranks=1)
-    first = [
-        next(row for row in read_rows(run) if row["kind"] == "heldout") for run in (straight[0], lab.root / "alone")
-    ]
-    for column in ("mlm_loss", "nsp_loss", "mlm_accuracy", "num_samples"):
-        assert first[0][column] == pytest.approx(first[1][column], rel=1e-6)
-
-
-def test_a_dense_run_has_no_patterns(lab: Lab) -> None:
+@pytest.fixture(scope="module")
+def single(lab: Lab) -> tuple[Path, Path]:
+    """One process without a launcher, sparse and dense, at once: neither needs a port or a second core."""
+    sparse = lab.start("alone", "--train.stop_at_step", "1", ranks=1)
     out = lab.run("dense", "--train.stop_at_step", "2", ranks=1, dense=True)
-    summary = json.loads((lab.root / "dense/summary.json").read_text())
-    assert summary["sparsity"] is None and summary["num_updates"] == 0
     assert "none (dense run)" in out
+    assert sparse.wait(TIMEOUT_S) == 0
+    sparse.communicate()
+    return lab.root / "alone", lab.root / "dense"
 
 
-@pytest.mark.parametrize(
-    ("output", "flags", "words"),
-    [
-        ("straight", [], ["--checkpoint.resume auto", "step24"]),
-        ("straight", ["--checkpoint.resume", "auto", "--train.steps", "48"], ["run.train.steps was 24, now 48"]),
-    ],
-    ids=["checkpoints in the way", "another run"],
-)
-def test_two_ranks_speak_with_one_voice(
-    lab: Lab, straight: tuple[Path, str], output: str, flags: list[str], words: list[str]
+def test_held_out_losses_do_not_depend_on_the_number_of_ranks(
+    straight: tuple[Path, str], single: tuple[Path, Path]
 ) -> None:
+    two, one = (next(row for row in read_rows(run) if row["kind"] == "heldout") for run in (straight[0], single[0]))
+    for column in ("mlm_loss", "nsp_loss", "mlm_accuracy", "num_samples"):
+        assert one[column] == pytest.approx(two[column], rel=1e-6)
+
+
+def test_a_dense_run_has_no_patterns(single: tuple[Path, Path]) -> None:
+    summary = json.loads((single[1] / "summary.json").read_text())
+    assert summary["sparsity"] is None and summary["num_updates"] == 0
+    assert not any(row["kind"] == "update" for row in read_rows(single[1]))
+
+
+def test_two_ranks_refuse_another_run_with_one_voice(lab: Lab, straight: tuple[Path, str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in straight[0].rglob("*")}
-    err = lab.run(output, *flags, expect=2)
+    err = lab.run("straight", "--checkpoint.resume", "auto", "--train.steps", "48", expect=2)
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and "Traceback" not in err
-    assert [word for word in words if word not in lines[0]] == []
+    assert "run.train.steps was 24, now 48" in lines[0]
     assert {path: path.stat().st_mtime_ns for path in straight[0].rglob("*")} == before
 
 

@@ -60,6 +60,8 @@ class Case:
     yaml: str | None = None
     spoil: Callable[[Path], object] | None = None
     """Done to a copy of the store."""
+    output_has: str | None = None
+    """Checkpoint that is there already."""
 
 
 def truncate(store: Path) -> None:
@@ -109,6 +111,7 @@ CASES = [
     Case("truncated store", ["train"], spoil=truncate),
     Case("store of another tokenizer", ["tokenizer"], spoil=swap_tokenizer),
     Case("store without a manifest", ["manifest.json"], spoil=remove_manifest),
+    Case("checkpoints in the way", ["--checkpoint.resume auto", "step24"], output_has="step24"),
     Case("checkpoint that is not there", ["step7"], flags=("--checkpoint.resume", "step7")),
 ]
 
@@ -148,6 +151,9 @@ def command_of(case: Case, folder: Path) -> list[str]:
     make_small_store(folder / "store")
     if case.spoil is not None:
         case.spoil(folder / "store")
+    if case.output_has is not None:
+        (folder / "out/checkpoints" / case.output_has).mkdir(parents=True)
+        (folder / "out/checkpoints/latest").write_text(case.output_has)
     command = [SCRIPT, "--config", PRESET, "--deepspeed_config", str(path), "--train.steps", "200"]
     # Should a case be accepted after all, the test is to fail soon.
     command += ["--train.stop_at_step", "1"]
@@ -164,7 +170,7 @@ def test_bad_input(case: Case, answers: dict[str, tuple[int, str, str, Path]]) -
     assert (code, out) == (2, ""), err
     assert err.startswith("error: ") and err.endswith("\n") and err.count("\n") == 1, err
     assert [word for word in case.words if word not in err] == [], err
-    assert not (folder / "out").exists()
+    assert {path.name for path in (folder / "out").rglob("*")} <= {"checkpoints", "latest", case.output_has}
 
 
 def test_debug_shows_where_it_came_from() -> None:
