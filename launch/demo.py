@@ -28,7 +28,7 @@ from dsparse.errors import UserError, exit_on_user_error
 CHECKOUT = Path(__file__).resolve().parents[1]
 # About five minutes of training on two cores.
 DEFAULT_STEPS = 1000
-MIN_STEPS = 10
+MIN_STEPS = 100  # the preset has 80 pattern updates
 VOCAB_SIZE = 8192
 
 

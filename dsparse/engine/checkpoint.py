@@ -80,7 +80,9 @@ def load_state(folder: Path) -> SparseState:
         with safe_open(path, framework="pt") as file:
             header = json.loads(file.metadata()["dsparse"])
             if header["format"] != FORMAT:
-                raise UserError(f"Expected format {FORMAT} in {path}. Got {header['format']}; use the dsparse it is of.")
+                raise UserError(
+                    f"Expected format {FORMAT} in {path}. Got {header['format']}; use the dsparse it is of."
+                )
             histories = {name: _read(file, name, **what) for name, what in header["weights"].items()}
             return SparseState(histories, int(header["num_updates"]), header["config"])
     except UserError:

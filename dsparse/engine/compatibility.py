@@ -89,8 +89,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
     name = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
     if name not in _OPTIMIZER_CLASSES:
         raise UserError(
-            f"Expected an optimizer whose state dsparse knows how to mask: {', '.join(_OPTIMIZER_CLASSES)}. "
-            f"Got {name}."
+            f"Expected an optimizer whose state dsparse knows how to mask: {', '.join(_OPTIMIZER_CLASSES)}. Got {name}."
         )
 
 

@@ -160,9 +160,7 @@ def initial_patterns(shapes: Mapping[str, tuple[int, int]], sparsity: SparsityCo
     budget = erk_budget if sparsity.distribution == "erk" else uniform_budget
     counts = budget(grids, sparsity.density)
     return {
-        name: BlockPattern.random_with_count(
-            shape, block=block, num_active=counts[name], seed=sparsity.seed, name=name
-        )
+        name: BlockPattern.random_with_count(shape, block=block, num_active=counts[name], seed=sparsity.seed, name=name)
         for name, shape in shapes.items()
     }
 

@@ -64,7 +64,7 @@ def train(session: Session) -> None:
     window.begin(state)
     for step in range(state.step + 1, last_step + 1):
         num_updates, learning_rate = _num_updates(engine), engine.get_lr()[0]
-        seed_step(run.train.seed, step)
+        seed_step(run.train.seed, step=step, rank=rank())
 
         losses = [train_micro_batch(session) for _ in range(engine.gradient_accumulation_steps())]
 
@@ -99,13 +99,13 @@ def train_micro_batch(session: Session) -> Tensor:
     return torch.stack([out.loss.detach(), out.mlm_loss, out.nsp_loss]).float()
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Seeds torch for one optimizer step on this rank: dropout becomes a function of (seed, step, rank).
+def seed_step(seed: int, *, step: int, rank: int) -> None:
+    """Seeds torch for one optimizer step on one rank: dropout becomes a function of (seed, step, rank).
 
     So a checkpoint carries no random state, and a resumed run draws what an uninterrupted one draws, whatever else
     (evaluation, a picture) drew in between. Ranks differ, for each to drop other units.
     """
-    digest = hashlib.blake2b(f"{seed}/{step}/{rank()}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()
     torch.manual_seed(int.from_bytes(digest, "little"))
 
 

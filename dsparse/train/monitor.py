@@ -1,13 +1,10 @@
-"""What a run writes down: `metrics.jsonl`, the record that everything else is drawn from, and TensorBoard.
+"""What a run writes down: its record (`metrics`), from which everything else can be drawn, and TensorBoard.
 
-Each row of `metrics.jsonl` has a `kind`: "train" (a step's losses, rate and speed), "heldout" (an evaluation) or
-"update" (a pattern update, with a part for each weight). Steps are optimizer steps. Names end in their unit. Only rank
-0 writes; every rank may call.
+TensorBoard is reached through DeepSpeed's own monitor. Only rank 0 writes; every rank may call.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -15,14 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from dsparse.engine.world import rank
-from dsparse.train.checkpoint import write_whole
 from dsparse.train.evaluate import HeldOutLosses
+from dsparse.train.metrics import Row, append_row, forget_rows_after
 from dsparse.train.pictures import picture_of_blocks
 
-METRICS = "metrics.jsonl"
 MAX_PICTURED_WEIGHTS = 4
-
-Row = dict[str, Any]
 
 # Column of a row to its name in TensorBoard. What is not here is in metrics.jsonl alone.
 _TAGS: dict[str, dict[str, str]] = {
@@ -58,14 +52,6 @@ _TAGS: dict[str, dict[str, str]] = {
 _WEIGHT_TAGS = {"sparsity": "sparsity", "turnover": "turnover", "dof_covered": "dof_covered"}
 
 
-def read_rows(run_dir: Path) -> list[Row]:
-    """All rows of a run's metrics, in the order written; none if there is no file."""
-    path = run_dir / METRICS
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
 class Monitor:
     """Writes rows as they come."""
 
@@ -81,11 +67,10 @@ class Monitor:
         self._engine = engine
         self._pattern_every = pattern_every
         self._writes = rank() == 0
-        self._path = output / METRICS
+        self._output = output
         if not self._writes:
             return
-        kept = [row for row in _readable_rows(self._path) if row["step"] <= first_step] if first_step else []
-        write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        forget_rows_after(output, first_step)
         writer = self._summary_writer()
         if writer is not None and first_step:
             _forget_steps_after(writer, first_step)
@@ -145,9 +130,8 @@ class Monitor:
     def _write(self, kind: str, step: int, row: Row) -> None:
         if not self._writes:
             return
-        line = {"kind": kind, "step": step, **row, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        append_row(self._output, {"kind": kind, "step": step, **row, "time": time})
         events = [(tag, row[key], step) for key, tag in _TAGS[kind].items() if row.get(key) is not None]
         self._engine.monitor.write_events(events)
 
@@ -163,17 +147,6 @@ def mean_of_blocks(engine: Any, values: Mapping[str, float], *, active: bool = F
         for name, pattern in getattr(engine, "patterns", {}).items()
     }
     return sum(sizes[name] * values[name] for name in sizes) / sum(sizes.values()) if sizes else None
-
-
-def _readable_rows(path: Path) -> list[Row]:
-    """Rows of a file whose last line may have been cut off by a kill."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 def _forget_steps_after(writer: Any, step: int) -> None:

@@ -188,7 +188,7 @@ def _train(merged: MergedRun, plan: Plan, host: str, t0_s: float) -> None:
         cost=cost,
         state=state,
         monitor=Monitor(engine, output, first_step=state.step, pattern_every=run.monitor.pattern_every),
-        progress=Progress(first_step=state.step, last_step=merged.last_step),
+        progress=Progress(speaks=rank() == 0, first_step=state.step, last_step=merged.last_step),
         t0_s=t0_s - state.wall_s,
     )
     with session.progress:

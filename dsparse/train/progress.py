@@ -1,4 +1,4 @@
-"""What a person sees while it trains: a live bar on a terminal, plain lines anywhere else. Rank 0 alone speaks."""
+"""What a person sees while it trains: a live bar on a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from dsparse.engine.world import rank
 from dsparse.train.evaluate import HeldOutLosses
 
 
 class Progress:
     """Follows a run from `first_step` to `last_step`; use as a context manager."""
 
-    def __init__(self, *, first_step: int, last_step: int, is_live: bool | None = None) -> None:
+    def __init__(self, *, speaks: bool, first_step: int, last_step: int, is_live: bool | None = None) -> None:
         """Nothing is drawn until the context is entered.
 
         Args:
+            speaks: whether this rank says anything.
             first_step: optimizer steps already done.
             last_step: where this session ends.
             is_live: draw a bar; None asks whether stdout is a terminal.
         """
-        self._speaks = rank() == 0
+        self._speaks = speaks
         self._is_live = sys.stdout.isatty() if is_live is None else is_live
         self._first, self._last = first_step, last_step
         self._t0_s = time.perf_counter()

@@ -15,7 +15,7 @@ from typing import Any
 
 from dsparse.errors import UserError, exit_on_user_error
 from dsparse.train.checkpoint import RECORD, write_whole
-from dsparse.train.monitor import METRICS, Row, read_rows
+from dsparse.train.metrics import METRICS, Row, read_rows
 
 SUMMARY = "summary.json"
 FIGURE = "report.png"
@@ -83,8 +83,9 @@ def closing_lines(summary: Row, run_dir: Path) -> str:
         "steps": f"{summary['step']} of {summary['steps']}, {summary['num_tokens']:,} tokens",
         "time": f"{minutes} min {seconds} s",
         "figure": str(run_dir / FIGURE),
-        "TensorBoard": f"tensorboard --logdir {run_dir / 'tensorboard'}",
     }
+    if (run_dir / "tensorboard").is_dir():
+        lines["TensorBoard"] = f"tensorboard --logdir {run_dir / 'tensorboard'}"
     return "\n".join(f"{name:<18} {text}" for name, text in lines.items())
 
 

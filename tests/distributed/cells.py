@@ -146,7 +146,8 @@ def full_gradients(engine: Any) -> dict[str, Tensor]:
     from deepspeed.utils import safe_get_full_grad
 
     return {
-        name: safe_get_full_grad(p).view(engine.patterns[name].shape) for name, p in sparse_parameters(engine).items()
+        name: safe_get_full_grad(p).view(engine.patterns[name].shape).clone()
+        for name, p in sparse_parameters(engine).items()
     }
 
 

@@ -126,9 +126,14 @@ def causal_lm_run(stage: int) -> dict[str, Any]:
         torch.manual_seed(0)
         model = LlamaForCausalLM(
             LlamaConfig(
-                vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-                num_key_value_heads=1, tie_word_embeddings=True,
-            )  # fmt: skip
+                vocab_size=128,
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                tie_word_embeddings=True,
+            )
         )
     config = Cell(stage, "fp32").config(sparsity=0.8, block_size=8, total_steps=12, updates=4)
     config["optimizer"]["params"]["lr"] = 3e-3

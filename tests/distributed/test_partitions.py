@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,6 @@ from tests.distributed.cells import (
     Cell,
     backward,
     full_states,
-    make_engine,
     pattern_numbers,
     toy_model,
 )
@@ -125,4 +125,4 @@ def test_fragments_do_cut_blocks(pools: Callable[[int], RankPool], stage: int) -
 
 def test_updates_are_as_many_as_the_schedule_says() -> None:
     history = expected_history("fp32", SETTINGS[0])
-    assert sum(a != b for a, b in zip(history, history[1:], strict=False)) == UPDATES - 1
+    assert sum(a != b for a, b in itertools.pairwise(history)) == UPDATES - 1

@@ -24,7 +24,7 @@ AUTO: dict[str, Any] = {
         "type": "WarmupDecayLR",
         "params": {"warmup_max_lr": "auto", "warmup_num_steps": "auto", "total_num_steps": "auto"},
     },
-    "dynamic_sparsity": {"total_steps": "auto"},
+    "dynamic_sparsity": {"total_steps": "auto", "updates": 20},
 }
 
 
@@ -45,7 +45,7 @@ def test_auto_and_absent_are_filled_from_the_run() -> None:
     assert config["scheduler"]["params"] == {"warmup_max_lr": 1e-3, "warmup_num_steps": 10, "total_num_steps": 100}
     assert config["dynamic_sparsity"]["total_steps"] == 100
     bare = {"optimizer": {"type": "AdamW", "params": {}}, "scheduler": {"type": "WarmupDecayLR", "params": {}}}
-    absent = merge(RUN, {**bare, "dynamic_sparsity": {}}, json_path=JSON_PATH, world_size=2).deepspeed
+    absent = merge(RUN, {**bare, "dynamic_sparsity": {"updates": 20}}, json_path=JSON_PATH, world_size=2).deepspeed
     assert {key: absent[key] for key in AUTO} == {key: config[key] for key in AUTO}
 
 
@@ -74,7 +74,7 @@ def test_equal_values_in_both_homes_are_fine() -> None:
         ("learning_rate", {"optimizer": {"type": "AdamW", "params": {"lr": 5e-4}}}, 5e-4),
         ("warmup_steps", {"scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 3}}}, 3),
         ("steps", {"scheduler": {"type": "WarmupDecayLR", "params": {"total_num_steps": 50}}}, 50),
-        ("steps", {"dynamic_sparsity": {"total_steps": 60}}, 60),
+        ("steps", {"dynamic_sparsity": {"total_steps": 60, "updates": 20}}, 60),
     ],
 )
 def test_each_fact_is_taken_from_the_json_if_the_run_leaves_it_null(
@@ -97,7 +97,7 @@ def test_a_fact_that_nobody_gives_is_asked_for() -> None:
 def test_two_places_of_the_json_must_agree_too() -> None:
     changes = {
         "scheduler": {"type": "WarmupDecayLR", "params": {"total_num_steps": 50}},
-        "dynamic_sparsity": {"total_steps": 60},
+        "dynamic_sparsity": {"total_steps": 60, "updates": 20},
     }
     with pytest.raises(UserError, match=r"scheduler\.params\.total_num_steps.*50.*dynamic_sparsity\.total_steps = 60"):
         merged(without(steps=None), **changes)

@@ -49,7 +49,10 @@ def test_the_summary_takes_first_and_last(tmp_path: Path) -> None:
 
 
 def test_the_closing_lines_say_all_that_was_promised(tmp_path: Path) -> None:
-    text = closing_lines(summarise(make_run(tmp_path), RECORD), tmp_path)
+    summary = summarise(make_run(tmp_path), RECORD)
+    assert "tensorboard" not in closing_lines(summary, tmp_path)
+    (tmp_path / "tensorboard").mkdir()
+    text = closing_lines(summary, tmp_path)
     for words in (
         "7.0000 at start, 3.0000 at the end",
         "90.00%",
