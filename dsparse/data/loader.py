@@ -86,8 +86,8 @@ class PretrainingData:
         self._chunks = make_chunks(self._store, seq_length - 3)
         if len(np.unique(self._chunks.document_C)) < 2:
             raise UserError(
-                f"Expected at least two documents of two sentences in {self.store_dir / split}. Got fewer: next-sentence "
-                "pairs need another document; prepare a larger corpus."
+                f"Expected at least two documents of two sentences in {self.store_dir / split}. Got fewer; "
+                "next-sentence pairs need another document: prepare a larger corpus."
             )
 
     @property

@@ -73,8 +73,8 @@ def load_state(folder: Path) -> SparseState:
     path = folder / FILE_NAME
     if not path.is_file():
         raise UserError(
-            f"Expected the patterns of a sparse run in {path}. The checkpoint has none: it was saved by a dense run, or "
-            "its save was cut short. Choose another tag, or start a new run."
+            f"Expected the patterns of a sparse run in {path}. The checkpoint has none: it was saved by a dense run, "
+            "or its save was cut short. Choose another tag, or start a new run."
         )
     try:
         with safe_open(path, framework="pt") as file:
@@ -89,7 +89,8 @@ def load_state(folder: Path) -> SparseState:
         raise
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(
-            f"Expected the patterns of a sparse run in {path}. Got a damaged file ({error}); load an earlier checkpoint."
+            f"Expected the patterns of a sparse run in {path}. Got a damaged file ({error}); "
+            "load an earlier checkpoint."
         ) from None
 
 

@@ -1,8 +1,8 @@
 """What of DeepSpeed dynamic sparsity works with, and refusals by name for the rest.
 
 Fragments, masters and moments must be where `fragments` looks for them, or a run would go wrong without a sign. So a
-setting that moves them elsewhere is refused before any process group starts, and an optimizer whose state we do not know
-how to mask is refused too.
+setting that moves them elsewhere is refused before any process group starts, and so is an optimizer whose state we do
+not know how to mask.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def parse_sparsity_block(block: Any, scheduler: Any = None) -> SparsityConfig:
             problems.append(f"Expected {BLOCK_KEY}.{key} to be {expected}. Got {block[key]!r}.")
     if problems:
         raise UserError(" ".join(problems))
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in block.items()}
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in block.items()}
     values["total_steps"] = _total_steps(block, scheduler)
     config = SparsityConfig(**values)
     if config.changes_pattern:

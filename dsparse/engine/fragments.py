@@ -3,12 +3,12 @@
 For each sparse weight a rank owns at most one *fragment*, a contiguous range of the flattened weight, with the fp32
 master values, the moments, and low-precision copies that may cover more than the fragment:
 
-| case                 | owned range            | masters and moments                      | low-precision copies       |
-|----------------------|------------------------|------------------------------------------|----------------------------|
-| stage 0, fp32        | whole weight           | the parameter, torch's optimizer state   | none                       |
-| stage 0, bf16, fp16  | whole weight           | fp32 group of DeepSpeed's wrapper        | the parameter              |
-| stages 1 and 2       | `_hp_mapping`, or none | flat partition of the parameter's group  | the parameter, whole       |
-| stage 3              | rank · shard size …    | flat partition of the sub-group          | shard, gathered parameter  |
+| case                | owned range            | masters and moments                     | low-precision copies      |
+|---------------------|------------------------|-----------------------------------------|---------------------------|
+| stage 0, fp32       | whole weight           | the parameter, torch's optimizer state  | none                      |
+| stage 0, bf16, fp16 | whole weight           | fp32 group of DeepSpeed's wrapper       | the parameter             |
+| stages 1 and 2      | `_hp_mapping`, or none | flat partition of the parameter's group | the parameter, whole      |
+| stage 3             | rank · shard size …    | flat partition of the sub-group         | shard, gathered parameter |
 
 A pattern update only ever zeroes, so it is enough to zero every copy in place: nothing is gathered or sent, and no copy
 is refreshed from another. Everything here was seen to hold in the DeepSpeed releases named in `compatibility`.
@@ -135,10 +135,10 @@ class FragmentMap:
 
 
 def wrapper_slices(optimizer: Any) -> dict[int, tuple[Tensor, int, int]]:
-    """For DeepSpeed's stage-0 wrappers: by id of the parameter, (master tensor, first element in it, number of elements).
+    """For DeepSpeed's stage-0 wrappers, by id of the parameter: (master tensor, first element in it, how many).
 
-    `FP16_UnfusedOptimizer` keeps one master per parameter, `FP16_Optimizer` (with DeepSpeed's fused Adam) a flat one per
-    group; both serve bf16 as well as fp16.
+    `FP16_UnfusedOptimizer` keeps one master per parameter, `FP16_Optimizer` (with DeepSpeed's fused Adam) a flat one
+    per group; both serve bf16 as well as fp16.
     """
     slices: dict[int, tuple[Tensor, int, int]] = {}
     if hasattr(optimizer, "fp32_groups"):

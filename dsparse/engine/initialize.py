@@ -1,4 +1,4 @@
-"""`dsparse.initialize`: what `deepspeed.initialize` takes and returns, and a `SparseEngine` where the JSON asks for one."""
+"""`dsparse.initialize`: in the place of `deepspeed.initialize`, a `SparseEngine` where the JSON asks for one."""
 
 from __future__ import annotations
 

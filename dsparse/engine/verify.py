@@ -45,8 +45,8 @@ def require_invariant(
     if found:
         raise InvariantError(
             f"Expected exact zeros outside the pattern {when}. Got others in {'; '.join(found[:8])}"
-            f"{f' and {len(found) - 8} more' if len(found) > 8 else ''}. Something else writes to these tensors, or this "
-            "DeepSpeed release keeps them elsewhere."
+            f"{f' and {len(found) - 8} more' if len(found) > 8 else ''}. Something else writes to these tensors, or "
+            "this DeepSpeed release keeps them elsewhere."
         )
 
 

@@ -1,7 +1,7 @@
 """Choosing the k smallest of many, exactly: by the unique key (score, block number), whatever the device.
 
-`torch.topk` and unstable sorts break ties as they like, differently on CPU and GPU. A selection here is a threshold (the
-k-th smallest score, a value no algorithm can disagree about) plus a rule for the scores equal to it.
+`torch.topk` and unstable sorts break ties as they like, differently on CPU and GPU. A selection here is a threshold
+(the k-th smallest score, a value no algorithm can disagree about) plus a rule for the scores equal to it.
 """
 
 from __future__ import annotations

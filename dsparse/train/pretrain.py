@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from dsparse.engine.world import (
     barrier,
@@ -93,7 +93,7 @@ def check(merged: MergedRun) -> Plan:
     Raises:
         UserError: what is wrong with the store, the output, the model or its sparsity.
     """
-    from dsparse.data.loader import PretrainingData
+    from dsparse.data.loader import PretrainingData, Split
     from dsparse.engine.initialize import check_sparse_run
     from dsparse.models.bert import build_bert, default_dropout
 
@@ -107,18 +107,20 @@ def check(merged: MergedRun) -> Plan:
             whole_word=run.data.whole_word,
             mask_probability=run.data.mask_probability,
         )
-        for split in ("train", "heldout")
+        for split in get_args(Split)
     )
+    train.require_batch(merged.global_batch_size)
     model = build_bert(
         run.model.preset,
         vocab_size=train.vocab_size,
+        pad_token_id=train.pad_token_id,
         max_seq_length=run.model.max_seq_length,
         dropout=default_dropout(run.model.preset) if run.model.dropout is None else run.model.dropout,
         seed=run.train.seed,
     )
     if "dynamic_sparsity" in merged.deepspeed:
         check_sparse_run(merged.deepspeed, model)
-    record = RunRecord.of(merged, world_size=launched_world_size(), store={"vocab_size": train.vocab_size})
+    record = RunRecord.of(merged, world_size=launched_world_size(), store=_identity(train))
     checkpoint = find_checkpoint(run.checkpoint.resume, merged.output)
     if checkpoint is not None:
         require_same_run(record, checkpoint)
@@ -130,6 +132,11 @@ def check(merged: MergedRun) -> Plan:
         checkpoint=checkpoint,
         num_parameters=sum(p.numel() for p in model.parameters()),
     )
+
+
+def _identity(data: PretrainingData) -> dict[str, str]:
+    """Checksums of the store's files: another store at the same place is another run."""
+    return {name: record.sha256 for name, record in data.manifest.files.items()}
 
 
 def describe(merged: MergedRun) -> str:

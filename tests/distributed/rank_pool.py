@@ -1,4 +1,4 @@
-"""Real ranks that stay alive between tests: starting DeepSpeed takes seconds, an engine in a running process a fraction.
+"""Real ranks that stay alive between tests: DeepSpeed takes seconds to start, an engine in a running process less.
 
 `RankPool(2).run(function, …)` calls `function(…)` on every rank of one process group and returns what each said. The
 function must be importable (top level of a module of `tests.distributed`), and its result plain data.

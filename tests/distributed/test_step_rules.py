@@ -118,7 +118,7 @@ def overflow_run(stage: int, overflow_at: tuple[int, ...]) -> list[tuple[bool, i
 def test_a_step_skipped_for_overflow_neither_updates_nor_counts(two_ranks: RankPool, stage: int) -> None:
     """The update due after applied step 2 waits through two skipped steps, on both ranks.
 
-    DeepSpeed refuses fp16 on CPU, though it trains in it; the test overrides the accelerator's two capability questions.
+    DeepSpeed refuses fp16 on CPU, though it trains in it: the test overrides the accelerator's two capability answers.
     """
     first, second = two_ranks.run(overflow_run, stage, (0, 1))
     assert first == second

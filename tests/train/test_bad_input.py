@@ -71,7 +71,7 @@ def truncate(store: Path) -> None:
 
 def swap_tokenizer(store: Path) -> None:
     path = store / "tokenizer.json"
-    path.write_text(path.read_text().replace("[UNK]", "[UNKNOWN]"))
+    path.write_text(path.read_text().replace("[UNK]", "[UNX]"))
 
 
 def remove_manifest(store: Path) -> None:
@@ -108,7 +108,8 @@ CASES = [
     Case("optimizer unknown to us", ["optimizer.type = Lion"], engine={"optimizer": {"type": "Lion", "params": {}}}),
     Case("unknown preset", ["tiny, mini", "'huge'"], flags=("--model.preset", "huge")),
     Case("missing store", ["nowhere"], flags=("--data.store", "nowhere")),
-    Case("truncated store", ["train"], spoil=truncate),
+    Case("batch larger than the corpus", ["1000000", "larger corpus"], flags=("--train.global_batch_size", "1000000")),
+    Case("truncated store", ["train", ".bin", "truncated"], spoil=truncate),
     Case("store of another tokenizer", ["tokenizer"], spoil=swap_tokenizer),
     Case("store without a manifest", ["manifest.json"], spoil=remove_manifest),
     Case("checkpoints in the way", ["--checkpoint.resume auto", "step24"], output_has="step24"),

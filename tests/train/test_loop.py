@@ -9,7 +9,7 @@ import torch
 
 from dsparse.flops import bert_training_flops
 from dsparse.models.bert import PRESETS, BertForLabelledPreTraining, bert_config
-from dsparse.pattern import BlockPattern
+from dsparse.pattern.block_pattern import BlockPattern
 from dsparse.train.cost import EncoderCost
 from dsparse.train.host import tune_host
 from dsparse.train.loop import seed_step
