@@ -1,17 +1,19 @@
-"""Samples and batches of a store.
+"""Samples and micro-batches of a store, the same whatever the number of ranks, workers and restarts.
 
-The global batch of optimizer step t is samples `t·G … t·G + G − 1` of one endless order, G being ranks × accumulation
-steps × micro-batch; which rank and which worker builds a sample does not enter. So any number of ranks and workers, and
-any resumed run, trains on the same batches.
+The samples of a run stand in one endless order: position p is place p mod n of epoch p div n, n being the samples of an
+epoch, each epoch in an order of its own. The global batch of an optimizer step is the next G positions, G being ranks ×
+accumulation steps × micro-batch. A sample is a pure function of the settings and its position; who makes it, and when,
+does not enter. So where a run stands is one integer.
 
-Shape legend: B sequences of a micro-batch, T sequence length, V vocabulary.
+Shapes: B sequences of a micro-batch, T tokens in a sequence.
 """
 
 from __future__ import annotations
 
-import json
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,39 +23,44 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dsparse.data.manifest import TOKENIZER_NAME, Manifest
-from dsparse.data.masking import Vocabulary, mask_tokens
-from dsparse.data.pairs import make_chunks, make_pair
-from dsparse.data.sampler import PURPOSE_MASK, PURPOSE_PAIR, generator, sample_at
+from dsparse.data.draw import Draws, draws, stream_key
+from dsparse.data.manifest import Manifest, how_to_make
+from dsparse.data.masking import mask_tokens
+from dsparse.data.pairs import NUM_SPECIAL, cut_windows, make_pairs
+from dsparse.data.sampler import locate
 from dsparse.data.store import TokenStore
+from dsparse.data.vocabulary import Vocabulary
 from dsparse.errors import UserError
 
 Sample = dict[str, NDArray[np.int64]]
 Split = Literal["train", "heldout"]
 
+_MIN_SEQ_LENGTH = 8
+
 
 @dataclass(frozen=True)
 class LoaderState:
-    """Where in the endless global order the next optimizer step begins."""
+    """Where in the endless order the next optimizer step begins."""
 
     position: int = 0
-    """Samples consumed over all ranks."""
+    """Samples consumed so far over all ranks."""
 
     def to_dict(self) -> dict[str, int]:
-        """Plain values for a checkpoint."""
+        """Plain JSON types, for a checkpoint."""
         return {"position": self.position}
 
     @classmethod
-    def from_dict(cls, values: dict[str, int]) -> LoaderState:
-        """The state saved by `to_dict`."""
+    def from_dict(cls, values: dict[str, Any]) -> LoaderState:
+        """The state that `to_dict` saved."""
         return cls(position=int(values["position"]))
 
 
 class PretrainingData:
     """One split of a store as masked next-sentence pairs.
 
-    Raises:
-        UserError: there is no store, it is damaged, its tokenizer is another, or it has too few documents.
+    The arrays of a sample are int64: `input_ids`, `attention_mask` (1 at tokens, 0 at padding), `token_type_ids` (0 for
+    segment A, 1 for B) and `labels` (-100 where nothing is predicted), [T] each, and `next_sentence_label`, [], 0 where
+    B follows A and 1 where it comes from another document.
     """
 
     def __init__(
@@ -65,29 +72,43 @@ class PretrainingData:
         seed: int = 0,
         whole_word: bool = True,
         mask_probability: float = 0.15,
+        tokenizer: str | Path | None = None,
     ) -> None:
-        self._arguments = {
-            "split": split,
-            "seq_length": seq_length,
-            "seed": seed,
-            "whole_word": whole_word,
-            "mask_probability": mask_probability,
-        }
-        self.store_dir = Path(store_dir)
-        self.seq_length = seq_length
-        self.seed = seed
-        self._whole_word = whole_word
-        self._mask_probability = mask_probability
-        self.manifest = Manifest.read(self.store_dir)
-        self.manifest.check_sizes(self.store_dir)
-        self._vocabulary = read_vocabulary(self.store_dir / TOKENIZER_NAME, self.manifest)
-        self._cls, self._sep, self._pad = (self.manifest.special_ids[name] for name in ("[CLS]", "[SEP]", "[PAD]"))
-        self._store = TokenStore(self.store_dir / split)
-        self._chunks = make_chunks(self._store, seq_length - 3)
-        if len(np.unique(self._chunks.document_C)) < 2:
+        """Opens a split; the sizes of all files and the tokenizer's hash are compared with the manifest.
+
+        Args:
+            store_dir: folder made by data_prep/prepare.py.
+            split: "train" or "heldout".
+            seq_length: T, tokens.
+            seed: of order, pairs and masks; 0 <= seed < 2**63.
+            whole_word: mask whole words, not single pieces.
+            mask_probability: share of the text's tokens that carry a label.
+            tokenizer: the tokenizer.json that the store must have been made with; None trusts the store's own.
+
+        Raises:
+            UserError: there is no store, it is damaged, it was made by another tokenizer, or it is too small.
+        """
+        if not (seq_length >= _MIN_SEQ_LENGTH and 0 < mask_probability <= 1):
             raise UserError(
-                f"Expected at least two documents of two sentences in {self.store_dir / split}. Got fewer; "
-                "next-sentence pairs need another document: prepare a larger corpus."
+                f"Expected sequences of at least {_MIN_SEQ_LENGTH} tokens and a mask probability in (0, 1]. "
+                f"Got {seq_length} and {mask_probability}."
+            )
+        self.store_dir = Path(store_dir)
+        self.seq_length, self.seed = seq_length, seed
+        self.manifest = Manifest.read(self.store_dir)
+        self.vocabulary = self.manifest.check(self.store_dir)
+        if tokenizer is not None:
+            self.manifest.require_tokenizer(Vocabulary.read(Path(tokenizer)), Path(tokenizer))
+        self._mask_tokens = partial(
+            mask_tokens, vocabulary=self.vocabulary, probability=mask_probability, whole_word=whole_word
+        )
+        self._store = TokenStore(self.store_dir / split)
+        self._windows = cut_windows(self._store, seq_length - NUM_SPECIAL)
+        if self._store.num_documents < 2 or not len(self._windows):
+            raise UserError(
+                f"Expected at least two documents, one of them of two sentences, in {self.store_dir / split}. Got "
+                f"{self._store.num_documents} documents of {self._store.num_sentences} sentences; "
+                f"{how_to_make(self.store_dir)} from a larger corpus."
             )
 
     @property
@@ -98,79 +119,79 @@ class PretrainingData:
     @property
     def pad_token_id(self) -> int:
         """Id of [PAD]."""
-        return self._pad
+        return self.vocabulary.special_ids["pad"]
 
     @property
     def num_samples_per_epoch(self) -> int:
-        """Samples of an epoch, the same for each."""
-        return self._chunks.num_chunks
+        """Samples in an epoch, the same for each: a function of the store and the sequence length."""
+        return len(self._windows)
 
     def require_batch(self, global_batch_size: int) -> None:
         """Raises a UserError if one global batch is more than an epoch."""
         if self.num_samples_per_epoch < global_batch_size:
             raise UserError(
                 f"Expected a corpus of at least one batch of {global_batch_size} sequences in {self.store_dir}. Got "
-                f"{self.num_samples_per_epoch}; prepare a larger corpus or lower the batch size."
+                f"{self.num_samples_per_epoch} of {self.seq_length} tokens; prepare a larger corpus or lower the batch "
+                "size."
             )
 
     def sample(self, epoch: int, index: int) -> Sample:
-        """Sample `index` of an epoch, a pure function of (seed, epoch, index).
+        """The sample at a place of an epoch's order, a pure function of (seed, epoch, index).
+
+        The first few samples of an epoch are thus a fair draw from the whole split.
+
+        Args:
+            epoch: from 0.
+            index: 0 <= index < num_samples_per_epoch.
+        """
+        batch = self.batch(np.asarray([epoch * self.num_samples_per_epoch + index]))
+        return {name: values[0] for name, values in batch.items()}
+
+    def batch(self, positions_B: NDArray[np.int64]) -> Sample:
+        """The samples at these positions of the endless order, as `sample` makes them, stacked.
+
+        Making many at once is several times faster than one by one.
+
+        Args:
+            positions_B: int64, each >= 0.
 
         Returns:
-            int64 arrays: input_ids, attention_mask (1 at tokens), token_type_ids (0 for A, 1 for B) and labels (-100
-            where nothing is predicted), [T] each; next_sentence_label, [], 0 where B follows A, 1 where it is random.
+            int64 arrays [B, T], and [B] for `next_sentence_label`.
         """
-        pair = make_pair(
+        epochs_B, numbers_B = locate(positions_B, num_samples=self.num_samples_per_epoch, seed=self.seed)
+        pairs = make_pairs(
             self._store,
-            self._chunks,
-            index,
+            self._windows,
+            numbers_B,
+            keys_B=self._keys(epochs_B, numbers_B, "pairs"),
             seq_length=self.seq_length,
-            random=generator(self.seed, PURPOSE_PAIR, epoch, index),
+            vocabulary=self.vocabulary,
         )
-        num_a, num_b = len(pair.a), len(pair.b)
-        ids_T = np.full(self.seq_length, self._pad, dtype=np.int64)
-        ids_T[0] = self._cls
-        ids_T[1 : 1 + num_a] = pair.a
-        ids_T[1 + num_a] = self._sep
-        ids_T[2 + num_a : 2 + num_a + num_b] = pair.b
-        end = 3 + num_a + num_b
-        ids_T[end - 1] = self._sep
-        maskable_T = np.zeros(self.seq_length, dtype=bool)
-        maskable_T[1 : end - 1] = True
-        maskable_T[1 + num_a] = False
-        masked_T, labels_T = mask_tokens(
-            ids_T,
-            maskable_T,
-            self._vocabulary,
-            probability=self._mask_probability,
-            whole_word=self._whole_word,
-            random=generator(self.seed, PURPOSE_MASK, epoch, index),
-        )
-        attention_T, types_T = np.zeros((2, self.seq_length), dtype=np.int64)
-        attention_T[:end] = 1
-        types_T[2 + num_a : end] = 1
+        keys_B = self._keys(epochs_B, numbers_B, "masks")
+        input_ids_BT, labels_BT = self._mask_tokens(pairs.ids_BT, pairs.is_text_BT, keys_B)
         return {
-            "input_ids": masked_T,
-            "attention_mask": attention_T,
-            "token_type_ids": types_T,
-            "labels": labels_T,
-            "next_sentence_label": np.asarray(int(pair.is_random), dtype=np.int64),
+            "input_ids": input_ids_BT,
+            "attention_mask": pairs.is_used_BT.astype(np.int64),
+            "token_type_ids": pairs.token_types_BT,
+            "labels": labels_BT,
+            "next_sentence_label": pairs.is_random_B.astype(np.int64),
         }
 
-    def at(self, position: int) -> Sample:
-        """The sample at a position of the endless global order."""
-        return self.sample(*sample_at(position, self.num_samples_per_epoch, self.seed))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Workers open the memory map for themselves; pickling it would copy the store.
-        return _reopen, (self.store_dir, self._arguments)
+    def _keys(self, epochs_B: NDArray[np.int64], numbers_B: NDArray[np.int64], purpose: str) -> Draws:
+        """A key for each sample."""
+        keys_B = np.empty(len(epochs_B), np.uint64)
+        for epoch in np.unique(epochs_B):
+            here = epochs_B == epoch
+            keys_B[here] = draws(stream_key(self.seed, int(epoch), purpose), numbers_B[here])
+        return keys_B
 
 
 class MicroBatches:
-    """This rank's micro-batches from a state on, without end; iterate it for (batch, state).
+    """This rank's micro-batches from a state on, without end; iterate for (batch, state).
 
-    The state that comes with a micro-batch is where to resume after it: the beginning of its own optimizer step until
-    the last micro-batch of that step, then the beginning of the next.
+    Sequence j of micro-step a on rank r is at position `step_begin + (a * world_size + r) * micro_batch_size + j`. The
+    state that comes with a micro-batch is where to go on after it: the beginning of its own optimizer step until the
+    last micro-batch of that step, then the beginning of the next.
     """
 
     def __init__(
@@ -184,11 +205,24 @@ class MicroBatches:
         num_workers: int = 0,
         state: LoaderState | None = None,
     ) -> None:
+        """Nothing is made before it is iterated.
+
+        Args:
+            data: the split.
+            micro_batch_size: B, sequences per forward pass of one rank.
+            rank: this rank, 0 <= rank < world_size.
+            world_size: number of ranks.
+            gradient_accumulation_steps: micro-batches of one rank in an optimizer step.
+            num_workers: processes that make batches ahead; 0 makes them in this process. The batches are the same.
+            state: where to begin; None begins at the first sample.
+
+        Raises:
+            UserError: a global batch is more than an epoch.
+        """
+        assert 0 <= rank < world_size and micro_batch_size > 0 and gradient_accumulation_steps > 0
         self._data = data
-        self._micro_batch_size = micro_batch_size
-        self._rank = rank
-        self._world_size = world_size
-        self._accumulation = gradient_accumulation_steps
+        self._micro_batch_size, self._accumulation = micro_batch_size, gradient_accumulation_steps
+        self._rank, self._world_size = rank, world_size
         self._num_workers = num_workers
         self._state = state or LoaderState()
         data.require_batch(self.global_batch_size)
@@ -199,64 +233,37 @@ class MicroBatches:
         return self._micro_batch_size * self._world_size * self._accumulation
 
     def __iter__(self) -> Iterator[tuple[dict[str, Tensor], LoaderState]]:
-        batches = DataLoader(
-            _Positions(self._data),
-            batch_sampler=_MicroBatchPositions(self),
-            num_workers=self._num_workers,
-            collate_fn=collate,
-            generator=torch.Generator(),  # else it would draw from the global one
-        )
         position = self._state.position
-        for number, batch in enumerate(batches, start=1):
+        for number, batch in enumerate(self._batches(), start=1):
             if number % self._accumulation == 0:
                 position += self.global_batch_size
             yield batch, LoaderState(position)
 
-    def positions(self) -> Iterator[list[int]]:
-        """Global positions of each micro-batch of this rank."""
+    def _batches(self) -> Iterator[dict[str, Tensor]]:
+        dataset = _BatchesByPosition(self._data, self._micro_batch_size)
         first = self._state.position + self._rank * self._micro_batch_size
-        stride = self._world_size * self._micro_batch_size
-        while True:
-            yield list(range(first, first + self._micro_batch_size))
-            first += stride
+        firsts = itertools.count(first, self._world_size * self._micro_batch_size)
+        if self._num_workers == 0:
+            return map(dataset.__getitem__, firsts)
+        # A generator of its own: DataLoader would draw a seed for its workers from the global one.
+        return iter(
+            DataLoader(
+                dataset, batch_size=None, sampler=firsts, num_workers=self._num_workers, generator=torch.Generator()
+            )
+        )
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, Tensor]:
-    """Stacks samples to int64 tensors: [B, T], and [B] for next_sentence_label."""
-    return {key: torch.from_numpy(np.stack([sample[key] for sample in samples])) for key in samples[0]}
+    """Stacks samples to int64 tensors: [B, T], and [B] for `next_sentence_label`."""
+    return {name: torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in samples[0]}
 
 
-def read_vocabulary(path: Path, manifest: Manifest) -> Vocabulary:
-    """What masking needs of a WordPiece tokenizer.json."""
-    model = json.loads(path.read_text(encoding="utf8"))["model"]
-    prefix = model.get("continuing_subword_prefix") or "##"
-    is_continuation_V = np.zeros(manifest.vocab_size, dtype=bool)
-    for token, number in model["vocab"].items():
-        is_continuation_V[number] = token.startswith(prefix)
-    special = np.asarray(sorted(manifest.special_ids.values()))
-    return Vocabulary(
-        size=manifest.vocab_size,
-        mask_id=manifest.special_ids["[MASK]"],
-        is_continuation_V=is_continuation_V,
-        ordinary_ids=np.setdiff1d(np.arange(manifest.vocab_size), special),
-    )
+class _BatchesByPosition(Dataset[dict[str, Tensor]]):
+    """Micro-batches by the position of their first sample; it is what worker processes hold."""
 
+    def __init__(self, data: PretrainingData, micro_batch_size: int) -> None:
+        self._data, self._offsets_B = data, np.arange(micro_batch_size)
 
-class _Positions(Dataset[Sample]):
-    def __init__(self, data: PretrainingData) -> None:
-        self._data = data
-
-    def __getitem__(self, position: int) -> Sample:
-        return self._data.at(position)
-
-
-class _MicroBatchPositions:
-    def __init__(self, owner: MicroBatches) -> None:
-        self._owner = owner
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return self._owner.positions()
-
-
-def _reopen(store_dir: Path, arguments: dict[str, Any]) -> PretrainingData:
-    return PretrainingData(store_dir, **arguments)
+    def __getitem__(self, position: int) -> dict[str, Tensor]:
+        batch = self._data.batch(position + self._offsets_B)
+        return {name: torch.from_numpy(values) for name, values in batch.items()}

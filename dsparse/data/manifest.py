@@ -1,135 +1,145 @@
-"""`manifest.json`: what a store is made of, and proof that its files are the ones that were written.
+"""`manifest.json`: what a token store holds, by which tokenizer, and the hash of every byte. It is written last.
 
-It is written last, so a folder without one is not a store but the rest of an interrupted preparation.
+A folder without a manifest is not a store, so a store is complete or is none. Opening compares sizes and the
+tokenizer's hash, which is cheap; data_prep/verify.py compares every byte.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dsparse.data.vocabulary import Vocabulary
+from dsparse.data.writer import write_atomically
 from dsparse.errors import UserError
 
-FILE_NAME = "manifest.json"
-TOKENIZER_NAME = "tokenizer.json"
-FORMAT = 1
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+SPLITS = ("train", "heldout")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitCounts:
-    """Size of a split."""
+    """How large a split is."""
 
-    documents: int
-    sentences: int
-    tokens: int
+    num_documents: int
+    num_sentences: int
+    num_tokens: int
+    """Word pieces."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:
-    """What a file must be."""
+    """A file as it was written."""
 
     num_bytes: int
     sha256: str
 
+    @classmethod
+    def of(cls, path: Path) -> FileRecord:
+        """Reads the whole file."""
+        with open(path, "rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return cls(num_bytes=path.stat().st_size, sha256=digest)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The content of manifest.json."""
+    """The content of `manifest.json`."""
 
     vocab_size: int
     tokenizer_sha256: str
-    special_ids: Mapping[str, int]
-    """Ids of [PAD], [UNK], [CLS], [SEP] and [MASK] by token."""
-    splits: Mapping[str, SplitCounts]
-    """By split: "train", "heldout"."""
-    files: Mapping[str, FileRecord]
-    """By file name, relative to the store."""
-    arguments: Mapping[str, Any]
-    """What the store was made from: sources, seed and so on, as plain values."""
-    format: int = FORMAT
-
-    def write(self, store: Path) -> None:
-        """Writes manifest.json, whole or not at all."""
-        aside = store / (FILE_NAME + ".tmp")
-        with aside.open("w", encoding="utf8") as file:
-            json.dump(dataclasses.asdict(self), file, indent=2, sort_keys=True)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(store / FILE_NAME)
+    special_ids: dict[str, int]
+    splits: dict[str, SplitCounts]
+    files: dict[str, FileRecord]
+    """By name within the store."""
+    sources: list[str] = field(default_factory=list)
+    """Where the text came from, as it was given."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Everything that decides the store's content, plain JSON; the same arguments make the same store."""
 
     @classmethod
-    def read(cls, store: str | Path) -> Manifest:
-        """Reads manifest.json.
+    def read(cls, store: Path) -> Manifest:
+        """Reads a store's manifest.
 
         Raises:
-            UserError: there is no store, its preparation did not finish, or the file is not what it should be.
+            UserError: there is no store, it is not complete, or the manifest is not of this version.
         """
-        path = Path(store) / FILE_NAME
-        make = f"python data_prep/prepare.py --source installed-docs --out {store}"
+        if not store.is_dir():
+            raise UserError(f"Expected a token store at {store}. Got no such folder; {how_to_make(store)}.")
+        path = store / MANIFEST
         if not path.is_file():
-            raise UserError(f"Expected a token store in {store}. There is no {FILE_NAME}; make the store with: {make}")
+            raise UserError(
+                f"Expected a token store at {store}. Got a folder without {MANIFEST}, so it is none or was never "
+                f"finished; {how_to_make(store)}."
+            )
         try:
-            content = json.loads(path.read_text(encoding="utf8"))
-            if content["format"] != FORMAT:
+            content = json.loads(path.read_bytes())
+            version = content.pop("format_version")
+            if version != FORMAT_VERSION:
                 raise UserError(
-                    f"Expected a store of format {FORMAT}. {path} says {content['format']}; make it again: {make}"
+                    f"Expected {path} of format version {FORMAT_VERSION}. Got version {version}; "
+                    "make the store again with data_prep/prepare.py --overwrite."
                 )
-            content["splits"] = {name: SplitCounts(**one) for name, one in content["splits"].items()}
-            content["files"] = {name: FileRecord(**one) for name, one in content["files"].items()}
+            content["splits"] = {name: SplitCounts(**counts) for name, counts in content["splits"].items()}
+            content["files"] = {name: FileRecord(**record) for name, record in content["files"].items()}
             return cls(**content)
         except UserError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"Expected a manifest in {path}. It is damaged ({error}); make the store again: {make}"
+                f"Expected {path} to be a token store's manifest. Got something else ({error!r}); "
+                "make the store again with data_prep/prepare.py --overwrite."
             ) from None
 
-    def check_sizes(self, store: str | Path) -> None:
-        """Raises a UserError that names the first file that is missing, of another size, or another tokenizer.
+    def write(self, store: Path) -> None:
+        """Writes `manifest.json` atomically. Call it when every other file is in place."""
+        content = {"format_version": FORMAT_VERSION, **asdict(self)}
+        write_atomically(store / MANIFEST, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
-        Cheap: only the tokenizer is read. `data_prep/verify.py` reads every byte.
+    def check(self, store: Path) -> Vocabulary:
+        """Compares sizes of all files and the tokenizer's hash with what was written.
+
+        Returns:
+            The store's vocabulary.
+
+        Raises:
+            UserError: a file is missing, has another size, or the tokenizer is another one.
         """
         for name, record in self.files.items():
-            path = file_in(store, name)
+            path = store / name
             if not path.is_file():
-                raise UserError(f"Expected {path}, which {FILE_NAME} lists. It is missing; make the store again.")
-            if path.stat().st_size != record.num_bytes:
+                raise UserError(f"Expected {path}, which {MANIFEST} lists. Got no such file; {how_to_make(store)}.")
+            num_bytes = path.stat().st_size
+            if num_bytes != record.num_bytes and name != TOKENIZER:
+                state = "truncated" if num_bytes < record.num_bytes else "altered"
                 raise UserError(
-                    f"Expected {record.num_bytes} bytes in {path}. Got {path.stat().st_size}: the file is truncated or "
-                    "was changed; make the store again."
+                    f"Expected {path} to hold {record.num_bytes} bytes. Got {num_bytes}: it is {state}; "
+                    f"{how_to_make(store)} --overwrite."
                 )
-        found = sha256_of(Path(store) / TOKENIZER_NAME)
-        if found != self.tokenizer_sha256:
+        vocabulary = Vocabulary.read(store / TOKENIZER)
+        self.require_tokenizer(vocabulary, store / TOKENIZER)
+        return vocabulary
+
+    def require_tokenizer(self, vocabulary: Vocabulary, path: Path) -> None:
+        """Raises UserError unless the store was made by this tokenizer.
+
+        Args:
+            vocabulary: as read from `path`.
+            path: to be named in the message.
+        """
+        if vocabulary.sha256 != self.tokenizer_sha256:
             raise UserError(
-                f"Expected the tokenizer the store was made with (sha256 {self.tokenizer_sha256[:12]}…). "
-                f"{Path(store) / TOKENIZER_NAME} is another (sha256 {found[:12]}…); put the right one back or make the "
-                "store again."
+                f"Expected the tokenizer that made the store, sha256 {self.tokenizer_sha256[:16]}…. "
+                f"Got another one in {path}, sha256 {vocabulary.sha256[:16]}…: its ids mean other words; "
+                "put the original file back or make the store again with data_prep/prepare.py --tokenizer."
             )
 
 
-def file_in(store: str | Path, name: str) -> Path:
-    """Path of a store's file; a name that leads out of the store is refused."""
-    if Path(name).name != name or name in ("", ".", ".."):
-        raise UserError(f"Expected plain file names in {Path(store) / FILE_NAME}. Got {name!r}.")
-    return Path(store) / name
-
-
-def record_of(path: Path) -> FileRecord:
-    """Size and sha256 of a file."""
-    return FileRecord(num_bytes=path.stat().st_size, sha256=sha256_of(path))
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"Expected to read {path}. {error.strerror}.") from None
+def how_to_make(store: Path) -> str:
+    """The command that makes a store, for error messages."""
+    return f"make it with: python data_prep/prepare.py --source installed-docs --vocab-size 8192 --out {store}"

@@ -1,117 +1,221 @@
-"""Next-sentence pairs, as BERT makes them (Devlin et al. 2018, https://arxiv.org/abs/1810.04805, appendix A.2).
+"""Pairs of segments for next-sentence prediction (Devlin et al. 2018, https://arxiv.org/abs/1810.04805, appendix A.2).
 
-A *chunk* is a run of consecutive sentences of one document that fills a sequence; a store's chunks are fixed, so an
-epoch has a fixed number of samples. A sample cuts its chunk in two at a random sentence: A is the first part, B the
-second (label 0, "follows") or, half of the time, sentences from another document (label 1, "random").
+A *window* is a run of consecutive sentences of one document that fills a sequence: sentences are taken until they have
+`seq_length - 3` tokens. Every document is cut into windows once, so an epoch has a fixed number of samples, one for
+each window. A sample cuts its window at a random sentence. Segment A is what comes before; segment B is what comes
+after or, by a coin, text from a random place of another document. The pair is then cut to length and laid out as
+[CLS] A [SEP] B [SEP].
 
-Differs: BERT makes a tenth of its sequences shorter on purpose and puts the sentences that a random B displaces back;
-here lengths vary with the text alone, and displaced sentences come up in other epochs.
+As in BERT, a tenth of the samples is shorter on purpose, so that early positions are not all that a model knows.
 
-Shape legend: N sentences, C chunks, T sequence length.
+Differs: BERT puts the sentences that a random B has displaced back into its queue, which makes the number of samples a
+matter of chance; here they come up in other epochs, when the coin falls the other way. BERT flips a coin for each token
+too many, to take it from the front or the end of its segment; here the number taken from the front is uniform, so that
+all parts of a very long sentence are seen. Documents of one sentence have no window and serve as B alone.
+
+Shapes: B samples, T tokens in a sequence, W windows, N sentences of the store, K sentences looked at.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsparse.data.store import TokenStore
+from dsparse.data.draw import Draws, below, draws, happens
+from dsparse.data.store import CHUNK, TokenStore
+from dsparse.data.vocabulary import Vocabulary
 
 NUM_SPECIAL = 3
-"""[CLS] A [SEP] B [SEP]"""
+"""[CLS], [SEP] and [SEP]."""
+SHORT_PROBABILITY = 0.1
+"""Share of the samples that are shorter on purpose: BERT's short_seq_prob."""
+
+# What each draw of a sample decides.
+_IS_RANDOM, _SPLIT, _IS_SHORT, _LENGTH, _ELSEWHERE, _CUT_A, _CUT_B = range(7)
 
 
-@dataclass(frozen=True)
-class Chunks:
-    """Chunk c is sentences first_C[c] … past_C[c] − 1, at least two of them, all of document document_C[c]."""
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Window w is sentences first_W[w] … past_W[w] − 1: at least two, all of one document."""
 
-    first_C: NDArray[np.int64]
-    past_C: NDArray[np.int64]
-    document_C: NDArray[np.int64]
+    first_W: NDArray[np.int64]
+    past_W: NDArray[np.int64]
 
-    @property
-    def num_chunks(self) -> int:
-        """C."""
-        return len(self.first_C)
+    def __len__(self) -> int:
+        return len(self.first_W)
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Token ids of both segments, and whether B is from elsewhere."""
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Sequences before masking."""
 
-    a: NDArray[np.int64]
-    b: NDArray[np.int64]
-    is_random: bool
+    ids_BT: NDArray[np.int64]
+    """Token ids with [CLS], [SEP] and, at the end, [PAD]."""
+    token_types_BT: NDArray[np.int64]
+    """1 at B and the [SEP] after it, else 0."""
+    is_used_BT: NDArray[np.bool_]
+    """False at padding."""
+    is_text_BT: NDArray[np.bool_]
+    """True at tokens of A and B: what may be masked."""
+    is_random_B: NDArray[np.bool_]
+    """Whether B comes from another document."""
 
 
-def make_chunks(store: TokenStore, max_tokens: int) -> Chunks:
-    """Cuts every document into chunks of at least two sentences and, beyond two, at most `max_tokens` tokens.
+def cut_windows(store: TokenStore, max_tokens: int) -> Windows:
+    """Cuts every document into windows.
 
-    A last sentence that would be alone takes the one before it along. Documents of one sentence have no chunk.
+    A sentence that would remain alone at the end of its document joins the window before it. Time and memory are
+    proportional to the number of windows; sentences are looked at a million at a time.
+
+    Args:
+        store: the split.
+        max_tokens: tokens that fill a window, `seq_length - NUM_SPECIAL`.
     """
-    ends_N = np.cumsum(store.lengths_N, dtype=np.int64)
-    starts_N = ends_N - store.lengths_N
-    bounds = store.document_bounds
-    document_N = np.repeat(np.arange(store.num_documents), np.diff(bounds))
-    document_end_N = bounds[document_N + 1]
-    # The first sentence that no longer fits behind each sentence, seen from that sentence alone.
-    past_N = np.searchsorted(ends_N, starts_N + max_tokens, side="right")
-    past_N = np.minimum(np.maximum(past_N, np.arange(len(ends_N)) + 2), document_end_N)
-    past, document_end = past_N.tolist(), document_end_N.tolist()
-    firsts, pasts = [], []
-    for first in bounds[:-1][np.diff(bounds) >= 2].tolist():
-        while first < document_end[first]:
-            end = past[first]
-            firsts.append(first if end - first >= 2 else first - 1)
-            pasts.append(end)
-            if end == document_end[first]:
-                break
-            first = end
-    first_C = np.asarray(firsts, dtype=np.int64)
-    return Chunks(first_C, np.asarray(pasts, dtype=np.int64), document_N[first_C] if len(first_C) else first_C)
+    parts = [_windows_of_group(store, bounds, max_tokens) for bounds in _groups_of_documents(store)]
+    first_W, past_W = np.concatenate([np.empty((2, 0), np.int64), *parts], axis=1)
+    return Windows(first_W, past_W)
 
 
-def make_pair(store: TokenStore, chunks: Chunks, chunk: int, *, seq_length: int, random: np.random.Generator) -> Pair:
-    """The segments of one sample, together at most `seq_length` − 3 tokens."""
-    first, past = int(chunks.first_C[chunk]), int(chunks.past_C[chunk])
-    cut = first + 1 + int(random.integers(past - first - 1))
-    a = store.sentences(first, cut)
-    is_random = bool(random.random() < 0.5)
-    if is_random:
-        b = _sentences_elsewhere(store, chunks, chunk, num_tokens=seq_length - NUM_SPECIAL - len(a), random=random)
-    else:
-        b = store.sentences(cut, past)
-    a, b = _truncate(a.astype(np.int64), b.astype(np.int64), seq_length - NUM_SPECIAL, random)
-    return Pair(a, b, is_random)
+def make_pairs(
+    store: TokenStore,
+    windows: Windows,
+    numbers_B: NDArray[np.int64],
+    *,
+    keys_B: Draws,
+    seq_length: int,
+    vocabulary: Vocabulary,
+) -> Pairs:
+    """The sequences of some windows, a pure function of the window and its key.
+
+    Args:
+        store: the split; it has at least two documents.
+        windows: from `cut_windows`.
+        numbers_B: which windows, int64.
+        keys_B: a key for each sample, from `dsparse.data.draw.draws`.
+        seq_length: T.
+        vocabulary: for the special ids.
+    """
+    max_tokens = seq_length - NUM_SPECIAL
+    draw = {what: draws(keys_B, what) for what in range(_CUT_B + 1)}
+    first_B, past_B = windows.first_W[numbers_B], windows.past_W[numbers_B]
+
+    short_B = 2 + below(draw[_LENGTH], max_tokens - 1)
+    is_short_B = happens(draw[_IS_SHORT], SHORT_PROBABILITY)
+    tokens_B = np.where(is_short_B, short_B, max_tokens)
+    # A short sample is the beginning of its window, so that its two segments still touch.
+    enough_B = np.maximum(_first_past(store, first_B, past_B, tokens_B), first_B + 2)
+    past_B = np.where(is_short_B, enough_B, past_B)
+
+    split_B = first_B + 1 + below(draw[_SPLIT], past_B - first_B - 1)
+    a_begin_B, a_end_B = store.token_offsets(np.stack([first_B, split_B]))
+    is_random_B = happens(draw[_IS_RANDOM], 0.5)
+    elsewhere_B, document_end_B = _sentence_of_another_document(store, first_B, draw[_ELSEWHERE])
+    needed_B = np.maximum(tokens_B - (a_end_B - a_begin_B), 1)
+    elsewhere_past_B = _first_past(store, elsewhere_B, document_end_B, needed_B)
+    b_begin_B, b_end_B = store.token_offsets(
+        np.stack([np.where(is_random_B, elsewhere_B, split_B), np.where(is_random_B, elsewhere_past_B, past_B)])
+    )
+
+    num_a_B, num_b_B = shares(a_end_B - a_begin_B, b_end_B - b_begin_B, tokens_B)
+    a_begin_B += below(draw[_CUT_A], a_end_B - a_begin_B - num_a_B + 1)
+    b_begin_B += below(draw[_CUT_B], b_end_B - b_begin_B - num_b_B + 1)
+    return _lay_out(
+        store,
+        segments=(a_begin_B, num_a_B, b_begin_B, num_b_B),
+        is_random_B=is_random_B,
+        seq_length=seq_length,
+        special_ids=vocabulary.special_ids,
+    )
 
 
-def _sentences_elsewhere(
-    store: TokenStore, chunks: Chunks, chunk: int, *, num_tokens: int, random: np.random.Generator
-) -> NDArray[np.int64]:
-    """Sentences from a random place of another document, as many as fill `num_tokens`, at least one."""
-    document = chunks.document_C[chunk]
-    other = chunk
-    while chunks.document_C[other] == document:
-        other = int(random.integers(chunks.num_chunks))
-    first, past = int(chunks.first_C[other]), int(store.document_bounds[chunks.document_C[other] + 1])
-    first += int(random.integers(int(chunks.past_C[other]) - first))
-    lengths = np.cumsum(store.lengths_N[first : min(past, first + max(1, num_tokens))])
-    num_sentences = min(int(np.searchsorted(lengths, num_tokens)) + 1, len(lengths))
-    return store.sentences(first, first + num_sentences)
-
-
-def _truncate(
-    a: NDArray[np.int64], b: NDArray[np.int64], max_tokens: int, random: np.random.Generator
+def shares(
+    num_a_B: NDArray[np.int64], num_b_B: NDArray[np.int64], max_tokens_B: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Takes tokens off the longer segment until both fit, each from its front or its end by a coin."""
-    excess = len(a) + len(b) - max_tokens
-    if excess <= 0:
-        return a, b
-    gap = len(a) - len(b)
-    from_longer = min(excess, abs(gap))
-    off_longer, off_shorter = from_longer + (excess - from_longer + 1) // 2, (excess - from_longer) // 2
-    off_a, off_b = (off_longer, off_shorter) if gap >= 0 else (off_shorter, off_longer)
-    front_a, front_b = int(random.binomial(off_a, 0.5)), int(random.binomial(off_b, 0.5))
-    return a[front_a : len(a) - (off_a - front_a)], b[front_b : len(b) - (off_b - front_b)]
+    """How many tokens each segment keeps when the longer one gives up tokens until both fit; A wins a tie.
+
+    Returns:
+        Lengths of A and B, int64 [B] each, together at most max_tokens_B.
+    """
+    kept_a_B = np.minimum(num_a_B, np.maximum((max_tokens_B + 1) // 2, max_tokens_B - num_b_B))
+    return kept_a_B, np.minimum(num_b_B, max_tokens_B - kept_a_B)
+
+
+def _groups_of_documents(store: TokenStore) -> Iterator[NDArray[np.int64]]:
+    """Document bounds, group by group of about CHUNK sentences or one document that is longer."""
+    begin = 0
+    while begin < store.num_documents:
+        end = int(np.searchsorted(store.documents, store.documents[begin] + CHUNK, side="right")) - 1
+        end = max(end, begin + 1)
+        yield store.documents[begin : end + 1]
+        begin = end
+
+
+def _windows_of_group(store: TokenStore, bounds: NDArray[np.int64], max_tokens: int) -> NDArray[np.int64]:
+    """First and past sentence of the windows of consecutive documents, int64 [2, W] in the order of the store."""
+    sentences = np.arange(bounds[0], bounds[-1] + 1)
+    offsets = store.token_offsets(sentences)
+    begins, sizes = bounds - bounds[0], np.diff(bounds)
+    document_end = np.repeat(begins[1:], sizes)
+    # Where a window that begins at each sentence would end; then the windows are found by following these pointers, all
+    # documents abreast.
+    past = np.searchsorted(offsets, offsets[:-1] + max_tokens)
+    past = np.maximum(past, np.arange(2, len(past) + 2))
+    past = np.where(document_end - past < 2, document_end, past)
+    firsts, first = [], begins[:-1][sizes >= 2]
+    while len(first):
+        firsts.append(first)
+        first = past[first][past[first] < document_end[first]]
+    first = np.sort(np.concatenate([*firsts, np.empty(0, np.int64)]))
+    return np.stack([first, past[first]]) + bounds[0]
+
+
+def _first_past(
+    store: TokenStore, first_B: NDArray[np.int64], past_B: NDArray[np.int64], tokens_B: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The end of the fewest sentences from `first_B` on that have `tokens_B` tokens, at most `past_B`; int64 [B]."""
+    begin_B = store.token_offsets(first_B)
+    num_looked_at = 16
+    while True:
+        ends_BK = np.minimum(first_B[:, None] + np.arange(1, num_looked_at + 1), past_B[:, None])
+        is_enough_BK = store.token_offsets(ends_BK) - begin_B[:, None] >= tokens_B[:, None]
+        is_enough_BK |= ends_BK == past_B[:, None]
+        if is_enough_BK[:, -1].all():
+            return ends_BK[np.arange(len(ends_BK)), is_enough_BK.argmax(axis=1)]
+        num_looked_at *= 2
+
+
+def _sentence_of_another_document(
+    store: TokenStore, sentences_B: NDArray[np.int64], draws_B: Draws
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """A sentence uniform over all documents but that of the given one, and the end of its document; int64 [B] each."""
+    own_B = np.searchsorted(store.documents, sentences_B, side="right")
+    own_begin_B, own_size_B = store.documents[own_B - 1], store.documents[own_B] - store.documents[own_B - 1]
+    other_B = below(draws_B, store.num_sentences - own_size_B)
+    other_B += np.where(other_B >= own_begin_B, own_size_B, 0)
+    return other_B, store.documents[np.searchsorted(store.documents, other_B, side="right")]
+
+
+def _lay_out(
+    store: TokenStore,
+    *,
+    segments: tuple[NDArray[np.int64], ...],
+    is_random_B: NDArray[np.bool_],
+    seq_length: int,
+    special_ids: dict[str, int],
+) -> Pairs:
+    """[CLS] A [SEP] B [SEP] and padding, from the first token and the length of A and of B."""
+    a_begin, num_a, b_begin, num_b = (values_B[:, None] for values_B in segments)
+    places = np.arange(seq_length)[None]
+    b_first, end = num_a + 2, num_a + num_b + 3
+    is_a, is_b = (places >= 1) & (places <= num_a), (places >= b_first) & (places < end - 1)
+    is_text = is_a | is_b
+    source = np.where(is_a, a_begin + places - 1, b_begin + places - b_first)
+    ids = np.full(is_text.shape, special_ids["sep"], np.int64)
+    ids[is_text] = store.tokens[source[is_text]]
+    ids[:, 0] = special_ids["cls"]
+    is_used = places < end
+    ids[~is_used] = special_ids["pad"]
+    return Pairs(ids, ((places >= b_first) & is_used).astype(np.int64), is_used, is_text, is_random_B)

@@ -1,24 +1,32 @@
-"""The token store: Megatron-LM's indexed dataset, one sequence a sentence, with document bounds.
+"""Tokens on disk in Megatron-LM's indexed dataset format: `prefix.bin` and `prefix.idx`.
 
-`PREFIX.bin` holds nothing but tokens, one sentence after another. `PREFIX.idx` holds, little-endian: the magic
-`MMIDIDX\\0\\0`, the version (uint64, 1), a code for the tokens' type (uint8), the number of sentences N (uint64), the
-length of the document index D + 1 (uint64), then N int32 lengths in tokens, N int64 offsets into `.bin` in bytes, and
-D + 1 int64 document bounds, counted in sentences, the first 0 and the last N.
+The .bin file is nothing but token ids, one sentence after the other. The .idx file says where sentences and documents
+begin, all little-endian:
 
-So corpora made for Megatron-LM can be trained on here, and ours there
-(https://github.com/NVIDIA/Megatron-LM/blob/main/megatron/core/datasets/indexed_dataset.py).
+    bytes                   what
+    9                       b"MMIDIDX\\x00\\x00"
+    8   uint64              version, 1
+    1   uint8               code of the tokens' dtype: 8 is uint16, 4 is int32
+    8   uint64              N, number of sequences (here: sentences)
+    8   uint64              D + 1, length of the document index
+    4N  int32               tokens in each sentence
+    8N  int64               byte in .bin where each sentence begins
+    8(D + 1) int64          sentence with which each document begins; the last entry is N
 
-Shape legend: N sentences, D documents.
+Source: Megatron-LM, megatron/core/datasets/indexed_dataset.py. A store made by its preprocess_data.py with
+--split-sentences reads here, and ours reads there.
+
+`dsparse.data.writer` writes it.
+
+Shapes: N sentences, D documents.
 """
 
 from __future__ import annotations
 
-import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,58 +35,82 @@ from dsparse.errors import UserError
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
-# Megatron-LM's codes.
-DTYPES: dict[int, type] = {
-    1: np.uint8,
-    2: np.int8,
-    3: np.int16,
-    4: np.int32,
-    5: np.int64,
-    6: np.float64,
-    7: np.float32,
-    8: np.uint16,
+DTYPE_OF_CODE: dict[int, np.dtype[Any]] = {
+    code: np.dtype(name).newbyteorder("<")
+    for code, name in ((1, "u1"), (2, "i1"), (3, "i2"), (4, "i4"), (5, "i8"), (8, "u2"))
 }
-_HEADER = struct.Struct("<9sQBQQ")
+"""Megatron's codes of the integer dtypes."""
+
+HEADER = struct.Struct("<9sQBQQ")
+"""Magic, version, dtype code, N and D + 1."""
+CHUNK = 1 << 20
+"""Sentences or tokens handled at once where an array could be larger than memory."""
+
+# Megatron's own bound for uint16, a little under 2**16.
+_UINT16_VOCAB_SIZE = 65500
+_REMAKE = "make the store again with data_prep/prepare.py --overwrite"
 
 
 def smallest_dtype(vocab_size: int) -> np.dtype[Any]:
-    """uint16 where every token id fits, else int32."""
-    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.int32)
-
-
-def bin_path(prefix: Path) -> Path:
-    """The file with the tokens."""
-    return prefix.with_name(prefix.name + ".bin")
-
-
-def idx_path(prefix: Path) -> Path:
-    """The file with lengths, offsets and document bounds."""
-    return prefix.with_name(prefix.name + ".idx")
+    """uint16 where the vocabulary fits it, else int32: Megatron's choice."""
+    return np.dtype("<u2") if vocab_size < _UINT16_VOCAB_SIZE else np.dtype("<i4")
 
 
 class TokenStore:
-    """Reads a store through a memory map; opening costs the index, not the tokens.
+    """Reader of one `.bin`/`.idx` pair. Everything is memory-mapped, so opening costs nothing and forks share pages.
 
-    Raises:
-        UserError: a file is missing, is not of this format, or was cut short.
+    Opening checks what is cheap: magic, version, sizes of both files against the header, first and last entries.
+    `problems` checks the rest.
     """
 
+    prefix: Path
+    """Path of the pair without its suffix."""
+    tokens: NDArray[np.integer]
+    """Token ids of the whole split."""
+    lengths_N: NDArray[np.int32]
+    """Tokens in each sentence."""
+    starts_N: NDArray[np.int64]
+    """Byte in .bin where each sentence begins."""
+    documents: NDArray[np.int64]
+    """[D + 1], the sentence with which each document begins, then N. In memory: it is searched often."""
+
     def __init__(self, prefix: str | Path) -> None:
+        """Opens the pair.
+
+        Args:
+            prefix: path without suffix, such as STORE/train.
+
+        Raises:
+            UserError: a file is missing, truncated or not of this format.
+        """
         self.prefix = Path(prefix)
-        index = self._read_index()
-        code, num_sentences, num_bounds = self._check_header(index)
-        self.dtype: np.dtype[Any] = np.dtype(DTYPES[code])
-        """Type of a token id."""
-        ends = np.cumsum([_HEADER.size, 4 * num_sentences, 8 * num_sentences, 8 * num_bounds]).tolist()
-        self.lengths_N: NDArray[np.int32] = index[ends[0] : ends[1]].view("<i4")
-        """Length of each sentence, tokens."""
-        self.offsets_N: NDArray[np.int64] = index[ends[1] : ends[2]].view("<i8")
-        """Where each sentence begins in `.bin`, bytes."""
-        self.document_bounds: NDArray[np.int64] = index[ends[2] : ends[3]].view("<i8")
-        """[D + 1], first sentence of each document, and N."""
-        self._check_index()
-        self.tokens: NDArray[Any] = self._map_tokens()
-        """All tokens, read only."""
+        self.idx_path, self.bin_path = with_suffix(self.prefix, ".idx"), with_suffix(self.prefix, ".bin")
+        for path in (self.idx_path, self.bin_path):
+            if not path.is_file():
+                raise UserError(f"Expected a file {path}. Got none; {_REMAKE}.")
+        dtype, num_sentences, num_bounds = self._read_header()
+        offset = HEADER.size
+        self.lengths_N, offset = self._map(np.dtype("<i4"), num_sentences, offset)
+        self.starts_N, offset = self._map(np.dtype("<i8"), num_sentences, offset)
+        bounds, _ = self._map(np.dtype("<i8"), num_bounds, offset)
+        self.documents = bounds.astype(np.int64)
+        num_bytes = self.bin_path.stat().st_size
+        wanted_bytes = (int(self.starts_N[-1]) + int(self.lengths_N[-1]) * dtype.itemsize) if num_sentences else 0
+        if num_bytes != wanted_bytes:
+            raise UserError(
+                f"Expected {self.bin_path} to hold {wanted_bytes} bytes, as its index says. Got {num_bytes}: "
+                f"it is {'truncated' if num_bytes < wanted_bytes else 'of another index'}; {_REMAKE}."
+            )
+        self.tokens = np.asarray(np.memmap(self.bin_path, dtype, "r")) if num_bytes else np.empty(0, dtype)
+        if self.documents[0] != 0 or self.documents[-1] != num_sentences:
+            raise UserError(
+                f"Expected the document index of {self.idx_path} to run from 0 to {num_sentences}. "
+                f"Got {self.documents[0]} to {self.documents[-1]}; {_REMAKE}."
+            )
+
+    def __reduce__(self) -> tuple[type[TokenStore], tuple[Path]]:
+        # A worker process maps the files itself instead of being sent their contents.
+        return TokenStore, (self.prefix,)
 
     @property
     def num_sentences(self) -> int:
@@ -88,136 +120,96 @@ class TokenStore:
     @property
     def num_documents(self) -> int:
         """D."""
-        return len(self.document_bounds) - 1
+        return len(self.documents) - 1
 
     @property
     def num_tokens(self) -> int:
-        """Tokens in all sentences."""
-        return int(self.lengths_N.sum(dtype=np.int64))
+        """Tokens of the whole split."""
+        return len(self.tokens)
 
-    def sentence(self, index: int) -> NDArray[Any]:
-        """Token ids of one sentence, a read-only view."""
-        return self.sentences(index, index + 1)
+    def sentence(self, number: int) -> NDArray[np.integer]:
+        """The token ids of one sentence, a view of the file."""
+        start = int(self.starts_N[number]) // self.tokens.itemsize
+        return self.tokens[start : start + int(self.lengths_N[number])]
 
-    def sentences(self, first: int, past: int) -> NDArray[Any]:
-        """Token ids of sentences `first` … `past` − 1 in one read-only view; they lie one behind another."""
-        start = int(self.offsets_N[first]) // self.dtype.itemsize
-        return self.tokens[start : start + int(self.lengths_N[first:past].sum(dtype=np.int64))]
+    def token_offsets(self, sentences: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The token with which each of these sentences begins; for the number N, the end of the last.
 
-    def _read_index(self) -> NDArray[np.uint8]:
-        for path in (idx_path(self.prefix), bin_path(self.prefix)):
-            if not path.is_file():
-                raise UserError(
-                    f"Expected a token store at {self.prefix}.idx and .bin. {path} is missing; make the store with: "
-                    f"python data_prep/prepare.py --source installed-docs --out {self.prefix.parent}"
+        Args:
+            sentences: int64 of any shape, 0 <= number <= N.
+
+        Returns:
+            int64 of the same shape.
+        """
+        starts = self.starts_N[np.minimum(sentences, self.num_sentences - 1)] // self.tokens.itemsize
+        return np.where(sentences < self.num_sentences, starts, self.num_tokens)
+
+    def problems(self, vocab_size: int) -> list[str]:
+        """Reads everything and says what is wrong, one line each; an empty list is a sound store.
+
+        Args:
+            vocab_size: every token must be below it.
+        """
+        return [*self._problems_of_index(), *self._problems_of_tokens(vocab_size)]
+
+    def _problems_of_index(self) -> Iterator[str]:
+        expected_start = 0
+        for first in range(0, self.num_sentences, CHUNK):
+            lengths = self.lengths_N[first : first + CHUNK].astype(np.int64)
+            ends = expected_start + np.cumsum(lengths) * self.tokens.itemsize
+            starts = np.concatenate([[expected_start], ends[:-1]])
+            wrong = np.flatnonzero((lengths < 1) | (self.starts_N[first : first + CHUNK] != starts))
+            if len(wrong):
+                yield (
+                    f"{self.idx_path}: sentence {first + int(wrong[0])} is empty or does not begin where the one "
+                    "before it ends"
                 )
-        return np.fromfile(idx_path(self.prefix), dtype=np.uint8)
+                return
+            expected_start = int(ends[-1])
+        unordered = np.flatnonzero(np.diff(self.documents) < 1)
+        if len(unordered):
+            yield f"{self.idx_path}: document {int(unordered[0])} holds no sentence or ends before it begins"
 
-    def _check_header(self, index: NDArray[np.uint8]) -> tuple[int, int, int]:
-        path = idx_path(self.prefix)
-        if len(index) < _HEADER.size:
-            raise self._damaged(path, f"{len(index)} bytes are too few for a header of {_HEADER.size}")
-        magic, version, code, num_sentences, num_bounds = _HEADER.unpack(index[: _HEADER.size].tobytes())
-        if magic != MAGIC or version != VERSION or code not in DTYPES:
-            raise self._damaged(path, "it does not begin like Megatron-LM's indexed dataset, version 1")
-        expected = _HEADER.size + 12 * num_sentences + 8 * num_bounds
-        if len(index) != expected:
-            raise self._damaged(path, f"{expected} bytes expected by its header, {len(index)} there")
-        return code, num_sentences, num_bounds
+    def _problems_of_tokens(self, vocab_size: int) -> Iterator[str]:
+        for first in range(0, self.num_tokens, CHUNK):
+            chunk = self.tokens[first : first + CHUNK]
+            wrong = np.flatnonzero((chunk < 0) | (chunk >= vocab_size))
+            if len(wrong):
+                place = int(wrong[0])
+                yield (
+                    f"{self.bin_path}: token {first + place} is {int(chunk[place])}, "
+                    f"not one of the {vocab_size} ids of the vocabulary"
+                )
+                return
 
-    def _check_index(self) -> None:
-        path = idx_path(self.prefix)
-        if self.num_documents < 0 or self.document_bounds[0] != 0 or self.document_bounds[-1] != self.num_sentences:
-            raise self._damaged(path, "document bounds do not run from 0 to the number of sentences")
-        if np.any(np.diff(self.document_bounds) < 0) or np.any(self.lengths_N < 0):
-            raise self._damaged(path, "a length is negative or document bounds run backwards")
-        ends = np.cumsum(self.lengths_N, dtype=np.int64) * self.dtype.itemsize
-        if np.any(self.offsets_N[1:] != ends[:-1]) or (self.num_sentences and self.offsets_N[0] != 0):
-            raise self._damaged(path, "sentences do not lie one behind another")
+    def _read_header(self) -> tuple[np.dtype[Any], int, int]:
+        """Token dtype, N and D + 1, with the size of the file checked against them."""
+        with open(self.idx_path, "rb") as stream:
+            raw = stream.read(HEADER.size)
+        if len(raw) < HEADER.size or not raw.startswith(MAGIC):
+            raise UserError(f"Expected {self.idx_path} to begin with Megatron's {MAGIC!r}. Got {raw[:9]!r}; {_REMAKE}.")
+        _, version, code, num_sentences, num_bounds = HEADER.unpack(raw)
+        if version != VERSION or code not in DTYPE_OF_CODE:
+            raise UserError(
+                f"Expected {self.idx_path} to be of version {VERSION} with a dtype code of {sorted(DTYPE_OF_CODE)}. "
+                f"Got version {version} and code {code}; {_REMAKE}."
+            )
+        num_bytes, wanted_bytes = self.idx_path.stat().st_size, HEADER.size + 12 * num_sentences + 8 * num_bounds
+        if num_bytes != wanted_bytes or num_bounds < 1:
+            raise UserError(
+                f"Expected {self.idx_path} to hold {wanted_bytes} bytes for {num_sentences} sentences and "
+                f"{num_bounds} document bounds. Got {num_bytes}: it is truncated or altered; {_REMAKE}."
+            )
+        return DTYPE_OF_CODE[code], num_sentences, num_bounds
 
-    def _map_tokens(self) -> NDArray[Any]:
-        path = bin_path(self.prefix)
-        expected, size = self.num_tokens * self.dtype.itemsize, path.stat().st_size
-        if size != expected:
-            raise self._damaged(path, f"{expected} bytes expected by the index, {size} there")
-        return np.memmap(path, dtype=self.dtype, mode="r") if size else np.empty(0, self.dtype)
-
-    @staticmethod
-    def _damaged(path: Path, what: str) -> UserError:
-        return UserError(f"Expected a whole token store. {path} is damaged: {what}. Make the store again.")
-
-
-class IndexedWriter:
-    """Writes a store aside and gives both files their names at the end: a store is there whole or not at all.
-
-    Use as a context manager; leaving it by an exception removes what was written.
-    """
-
-    def __init__(self, prefix: str | Path, dtype: np.dtype[Any] | type) -> None:
-        self.prefix = Path(prefix)
-        self.dtype = np.dtype(dtype)
-        self._code = next(code for code, known in DTYPES.items() if self.dtype == known)
-        self._aside = bin_path(self.prefix).with_suffix(".bin.tmp")
-        self._tokens: BinaryIO = self._aside.open("wb")
-        self._lengths: list[int] = []
-        self._bounds = [0]
-
-    @property
-    def num_sentences(self) -> int:
-        """Sentences written so far."""
-        return len(self._lengths)
-
-    @property
-    def num_documents(self) -> int:
-        """Documents written so far."""
-        return len(self._bounds) - 1
-
-    def add_document(self, sentences: Sequence[Sequence[int] | NDArray[Any]]) -> None:
-        """Appends a document: token ids of its sentences, each of at least one token."""
-        limit = np.iinfo(self.dtype).max
-        for sentence in sentences:
-            ids = np.asarray(sentence, dtype=np.int64)
-            if ids.size == 0 or ids.min() < 0 or ids.max() > limit:
-                raise ValueError(f"Expected token ids from 0 to {limit}, at least one. Got {sentence!r}.")
-            self._tokens.write(ids.astype(self.dtype).tobytes())
-            self._lengths.append(ids.size)
-        self._bounds.append(len(self._lengths))
-
-    def close(self) -> None:
-        """Finishes both files and gives them their names."""
-        lengths = np.asarray(self._lengths, dtype="<i4")
-        ends = np.cumsum(lengths, dtype=np.int64) * self.dtype.itemsize
-        offsets = np.concatenate([np.zeros(min(1, len(lengths)), np.int64), ends[:-1]])
-        header = _HEADER.pack(MAGIC, VERSION, self._code, len(lengths), len(self._bounds))
-        index_aside = idx_path(self.prefix).with_suffix(".idx.tmp")
-        with index_aside.open("wb") as file:
-            file.write(header + lengths.tobytes())
-            file.write(offsets.astype("<i8").tobytes() + np.asarray(self._bounds, dtype="<i8").tobytes())
-            _flush(file)
-        _flush(self._tokens)
-        self._tokens.close()
-        # The index last: a reader finds no store until both are there.
-        self._aside.replace(bin_path(self.prefix))
-        index_aside.replace(idx_path(self.prefix))
-
-    def discard(self) -> None:
-        """Removes what was written."""
-        self._tokens.close()
-        self._aside.unlink(missing_ok=True)
-        idx_path(self.prefix).with_suffix(".idx.tmp").unlink(missing_ok=True)
-
-    def __enter__(self) -> IndexedWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.discard()
+    def _map(self, dtype: np.dtype[Any], count: int, offset: int) -> tuple[NDArray[Any], int]:
+        """An array of the index file, and the byte after it."""
+        if count == 0:
+            return np.empty(0, dtype), offset
+        mapped = np.asarray(np.memmap(self.idx_path, dtype, "r", offset=offset, shape=(count,)))
+        return mapped, offset + mapped.nbytes
 
 
-def _flush(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def with_suffix(prefix: Path, suffix: str) -> Path:
+    """The prefix and the suffix; unlike Path.with_suffix it keeps a dot in the prefix's name."""
+    return prefix.with_name(prefix.name + suffix)

@@ -1,0 +1,76 @@
+"""Checks every byte of a token store: hashes, structure, token ids and counts.
+
+    python data_prep/verify.py build/store
+
+Exits with 0 if all is well and with 2 after one line that names what is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+# A script's own folder is on the path, not the checkout it belongs to.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dsparse.data.manifest import FileRecord, Manifest, SplitCounts
+from dsparse.data.store import TokenStore
+from dsparse.errors import UserError, exit_on_user_error
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The program; exits with 2 if something is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="verify.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("store", type=Path, metavar="STORE", help="folder made by prepare.py")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    arguments = parser.parse_args(argv)
+    with exit_on_user_error(arguments.debug):
+        manifest = verify(arguments.store)
+        num_bytes = sum(record.num_bytes for record in manifest.files.values())
+        sizes = ", ".join(f"{split} {counts.num_tokens:,} tokens" for split, counts in manifest.splits.items())
+        print(f"{arguments.store}: sound, {num_bytes:,} bytes in {len(manifest.files)} files, {sizes}")
+
+
+def verify(store: Path) -> Manifest:
+    """Reads a whole store.
+
+    Returns:
+        Its manifest.
+
+    Raises:
+        UserError: something is wrong; names every file and what it is.
+    """
+    manifest = Manifest.read(store)
+    vocabulary = manifest.check(store)
+    problems = list(_wrong_hashes(store, manifest))
+    if vocabulary.size != manifest.vocab_size or vocabulary.special_ids != manifest.special_ids:
+        problems.append("manifest.json does not describe tokenizer.json")
+    for split, counts in manifest.splits.items():
+        tokens = TokenStore(store / split)
+        problems += tokens.problems(manifest.vocab_size)
+        found = SplitCounts(
+            num_documents=tokens.num_documents, num_sentences=tokens.num_sentences, num_tokens=tokens.num_tokens
+        )
+        if found != counts:
+            problems.append(f"{store / split} holds {found}, manifest.json says {counts}")
+    if problems:
+        raise UserError(
+            f"Expected {store} to be as it was written. Got: {'; '.join(problems)}. "
+            "Make it again with data_prep/prepare.py --overwrite."
+        )
+    return manifest
+
+
+def _wrong_hashes(store: Path, manifest: Manifest) -> Iterator[str]:
+    for name, record in manifest.files.items():
+        found = FileRecord.of(store / name)
+        if found != record:
+            yield f"{store / name} was altered (sha256 {found.sha256[:12]}…, not {record.sha256[:12]}…)"
+
+
+if __name__ == "__main__":
+    main()

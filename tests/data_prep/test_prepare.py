@@ -1,0 +1,321 @@
+"""The command from text to store: what it writes, that it does it once, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep import prepare, verify
+from data_prep.staging import staged
+from data_prep.tokenizer import read_tokenizer
+from dsparse.data.loader import MicroBatches, PretrainingData
+from dsparse.data.manifest import Manifest
+from dsparse.data.store import TokenStore
+from dsparse.errors import UserError
+from tests.data.store_fixture import stdlib_documents
+
+ROOT = Path(__file__).resolve().parents[2]
+STORE_FILES = ["heldout.bin", "heldout.idx", "manifest.json", "tokenizer.json", "train.bin", "train.idx"]
+ARGUMENTS = ["--vocab-size", "600", "--heldout-fraction", "0.2", "--workers", "1"]
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 30 small files of real English."""
+    folder = tmp_path_factory.mktemp("prepare") / "texts"
+    folder.mkdir()
+    for number, text in enumerate(stdlib_documents()[:30]):
+        (folder / f"{number:02d}.txt").write_text(text[:4000], encoding="utf-8")
+    return folder
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the command in this process."""
+    capsys.readouterr()
+    try:
+        prepare.main([str(argument) for argument in arguments])
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture(scope="module")
+def made(texts: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The store of the folder, made as a user makes it: by the script, from elsewhere."""
+    out = texts.parent / "deep" / "down" / "store"
+    command = [sys.executable, str(ROOT / "data_prep/prepare.py"), "--source", f"text:{texts}", "--out", str(out)]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command += [*ARGUMENTS[:-1], "2"]
+    done = subprocess.run(command, cwd=texts, env=environment, capture_output=True, text=True, check=True)
+    return out, done
+
+
+def test_what_is_written(made: tuple[Path, subprocess.CompletedProcess[str]], texts: Path) -> None:
+    out, done = made
+    assert sorted(path.name for path in out.iterdir()) == STORE_FILES
+    assert [path.name for path in out.parent.iterdir()] == ["store"]
+    assert done.stderr == "" and done.stdout.splitlines()[-1].startswith(f"{out}: ")
+    manifest = Manifest.read(out)
+    assert manifest.vocab_size == 600
+    assert manifest.special_ids == {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+    assert manifest.sources == [f"text:{texts}"]
+    assert set(manifest.files) == {*STORE_FILES} - {"manifest.json"}
+    assert sum(counts.num_documents for counts in manifest.splits.values()) == 30
+    assert 2 <= manifest.splits["heldout"].num_documents <= 12
+    assert verify.verify(out) == manifest
+
+
+def test_the_tokens_are_the_text(made: tuple[Path, subprocess.CompletedProcess[str]], texts: Path) -> None:
+    out, _ = made
+    tokenizer = read_tokenizer(out / "tokenizer.json")
+    encoded = {tuple(tokenizer.encode(path.read_text(), add_special_tokens=False).ids) for path in texts.iterdir()}
+    found = set()
+    for split in ("train", "heldout"):
+        store = TokenStore(out / split)
+        assert store.tokens.dtype == np.dtype("<u2")
+        ends = store.token_offsets(store.documents)
+        found |= {tuple(store.tokens[a:b].tolist()) for a, b in itertools.pairwise(ends)}
+    # Sentences are encoded one by one, and no word goes across two.
+    assert found == encoded
+
+
+def test_it_can_be_trained_on(made: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    data = PretrainingData(made[0], seq_length=32)
+    batch, _ = next(iter(MicroBatches(data, micro_batch_size=8, rank=0, world_size=1)))
+    assert batch["input_ids"].shape == (8, 32)
+    assert (batch["labels"] >= 0).any(dim=1).all()
+
+
+def test_again_it_is_complete(
+    made: tuple[Path, subprocess.CompletedProcess[str]], texts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _ = made
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    code, said, _ = run(capsys, "--source", f"text:{texts}", "--out", out, *ARGUMENTS)
+    assert code == 0 and "is complete" in said
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
+def test_other_arguments_need_overwrite(
+    made: tuple[Path, subprocess.CompletedProcess[str]], texts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _ = made
+    code, _, err = run(capsys, "--source", f"text:{texts}", "--out", out, *ARGUMENTS, "--seed", "1")
+    assert code == 2 and "seed was 42, now 1" in err and "--overwrite" in err and err.count("\n") == 1
+
+
+def test_changed_text_needs_overwrite(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [json.dumps({"text": path.read_text()}) + "\n" for path in sorted(texts.iterdir())]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    arguments = ["--source", f"jsonl:{tmp_path / 'a.jsonl'}", "--out", tmp_path / "store", *ARGUMENTS]
+    assert run(capsys, *arguments)[0] == 0
+    (tmp_path / "a.jsonl").write_text("".join(lines) + json.dumps({"text": "One more document. It is short."}))
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and "source_sizes was" in err and "--overwrite" in err
+    code, _, _ = run(capsys, *arguments, "--overwrite")
+    assert code == 0 and sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "store"]
+    assert sum(counts.num_documents for counts in Manifest.read(tmp_path / "store").splits.values()) == 31
+
+
+def test_the_same_bytes_with_any_number_of_workers(
+    made: tuple[Path, subprocess.CompletedProcess[str]], texts: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The fixture's store was made by another process with two workers."""
+    assert run(capsys, "--source", f"text:{texts}", "--out", tmp_path / "store", *ARGUMENTS)[0] == 0
+    for name in STORE_FILES:
+        assert (tmp_path / "store" / name).read_bytes() == (made[0] / name).read_bytes(), name
+
+
+def test_a_given_tokenizer(
+    made: tuple[Path, subprocess.CompletedProcess[str]], texts: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    given = made[0] / "tokenizer.json"
+    arguments = ["--source", f"text:{texts}", "--out", tmp_path / "store", *ARGUMENTS, "--seed", "3"]
+    assert run(capsys, *arguments, "--tokenizer", given)[0] == 0
+    assert (tmp_path / "store/tokenizer.json").read_bytes() == given.read_bytes()
+    assert Manifest.read(tmp_path / "store").arguments["tokenizer_sha256"] == Manifest.read(made[0]).tokenizer_sha256
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and "tokenizer_sha256 was" in err
+
+
+def test_held_out_documents_stay_held_out(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Adding text moves no document from one split to the other."""
+    splits = []
+    for number, upto in enumerate((22, 30)):
+        some = tmp_path / f"texts{number}"
+        some.mkdir()
+        for path in sorted(texts.iterdir())[:upto]:
+            (some / path.name).write_bytes(path.read_bytes())
+        out = tmp_path / f"store{number}"
+        tokenizer = ["--tokenizer", tmp_path / "store0/tokenizer.json"] if number else []
+        assert run(capsys, "--source", f"text:{some}", "--out", out, *ARGUMENTS, *tokenizer)[0] == 0
+        store = TokenStore(out / "heldout")
+        ends = store.token_offsets(store.documents)
+        splits.append({store.tokens[a:b].tobytes() for a, b in itertools.pairwise(ends)})
+    assert splits[0] and splits[0] <= splits[1]
+
+
+ENGLISH = "This is a file with a sentence. It has another one. "
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"a.txt": ""}, ["at least 4 documents", "Got 0"]),
+        ({"a.txt": ENGLISH * 50}, ["at least 4 documents", "Got 1"]),
+        ({f"{i}.txt": f"Just one sentence, number {i}." for i in range(9)}, ["the longest of 1 sentences"]),
+        ({"a.txt": "\udcff"}, ["Expected UTF-8", "a.txt, line 1"]),
+        ({"a.pdf": "x"}, ["*.txt", "Got none"]),
+    ],
+    ids=["empty", "one document", "no pairs", "not UTF-8", "no text"],
+)
+def test_too_little_text_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], files: dict[str, str], words: list[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name, text in files.items():
+        (tmp_path / "in" / name).write_text(text, encoding="utf-8", errors="surrogateescape")
+    code, _, err = run(
+        capsys, "--source", f"text:{tmp_path / 'in'}", "--out", tmp_path / "new/store", "--workers", "1",
+    )  # fmt: skip
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1
+    assert [word for word in words if word not in err] == [], err
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_enough_is_held_out_and_enough_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(30):
+        (tmp_path / f"in/{number}.txt").write_text(ENGLISH * (number % 3) + f"Number {number} ends.")
+    arguments = ["--source", f"text:{tmp_path / 'in'}", "--out", tmp_path / "store", "--workers", "1"]
+    assert run(capsys, *arguments, "--heldout-fraction", "0.000001")[0] == 0
+    assert Manifest.read(tmp_path / "store").splits["heldout"].num_documents >= 2
+    assert PretrainingData(tmp_path / "store", split="heldout", seq_length=16).num_samples_per_epoch >= 2
+    code, _, err = run(capsys, *arguments, "--heldout-fraction", "0.999999", "--overwrite")
+    assert code == 2 and "in the train split. Got 0 documents" in err and "now 0.999999" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--vocab-size", "100"], "--vocab-size from 256"),
+        (["--heldout-fraction", "1"], "--heldout-fraction in (0, 1)"),
+        (["--workers", "0"], "--workers from 1"),
+        (["--seed", "-1"], "--seed from 0"),
+        (["--max-documents", "0"], "--max-documents from 1"),
+        (["--tokenizer", "nowhere.json"], "nowhere.json"),
+        (["--source", "nonsense"], "nonsense"),
+    ],
+)
+def test_bad_arguments(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    code, _, err = run(capsys, "--source", f"text:{texts}", "--out", tmp_path / "store", *arguments)
+    assert code == 2 and words in err and err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_where_it_came_from(tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        prepare.main(["--source", "nonsense", "--out", str(tmp_path / "store"), "--debug"])
+
+
+@pytest.mark.parametrize("flags", [[], ["--overwrite"]])
+def test_other_peoples_folders_are_safe(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/letter.txt").write_text("dear")
+    (tmp_path / "home/manifest.json").write_text("{}")
+    code, _, err = run(capsys, "--source", f"text:{texts}", "--out", tmp_path / "home", *ARGUMENTS, *flags)
+    assert code == 2 and "holds something else" in err
+    assert (tmp_path / "home/letter.txt").read_text() == "dear"
+
+
+def test_a_store_without_a_manifest_is_replaced_when_told(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/train.bin").write_bytes(b"half")
+    arguments = ["--source", f"text:{texts}", "--out", tmp_path / "store", *ARGUMENTS]
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and "manifest.json" in err and "--overwrite" in err
+    assert run(capsys, *arguments, "--overwrite")[0] == 0
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == STORE_FILES
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_it_leaves_nothing_under_the_final_name(tmp_path: Path, kind: signal.Signals) -> None:
+    # Reading takes half a minute, if nobody interrupts it.
+    command = [sys.executable, str(ROOT / "data_prep/prepare.py"), "--source", "installed-docs"]
+    command += ["--out", str(tmp_path / "store"), *ARGUMENTS[:-1], "2"]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, start_new_session=True, **pipes)  # type: ignore[call-overload]
+    partial = tmp_path / ".store.partial"
+    deadline_s = time.monotonic() + 60
+    while not (partial / "corpus.txt").exists():
+        assert process.poll() is None and time.monotonic() < deadline_s
+        time.sleep(0.02)
+    time.sleep(0.5)  # into the midst of it
+    process.send_signal(kind)
+    _, err = process.communicate(timeout=60)
+    while has_processes(process.pid):  # workers too
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    assert not (tmp_path / "store").exists()
+    if kind == signal.SIGKILL:
+        assert partial.exists()
+    else:
+        assert process.returncode == 130 and "nothing was written" in err and "Traceback" not in err
+        assert list(tmp_path.iterdir()) == []
+
+
+def has_processes(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_the_next_run_clears_what_a_killed_one_left(tmp_path: Path) -> None:
+    for left in (".store.partial", ".store.old"):
+        (tmp_path / left / "deep").mkdir(parents=True)
+        (tmp_path / left / "corpus.txt").write_text("half a corpus")
+    with staged(tmp_path / "store") as folder:
+        assert list(folder.iterdir()) == []
+        (folder / "train.bin").write_text("whole")
+        assert not (tmp_path / "store").exists()
+    assert {path.name for path in tmp_path.rglob("*")} == {"store", "train.bin"}
+
+
+def test_an_error_while_replacing_keeps_the_old_store(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/train.bin").write_text("old")
+    with pytest.raises(RuntimeError), staged(tmp_path / "store") as folder:
+        (folder / "train.bin").write_text("new")
+        raise RuntimeError
+    assert [(path.name, path.read_text()) for path in (tmp_path / "store").iterdir()] == [("train.bin", "old")]
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_two_at_once_do_not_meet(tmp_path: Path) -> None:
+    with staged(tmp_path / "store") as folder:
+        (folder / "train.bin").write_text("first")
+        with pytest.raises(UserError, match=r"another prepare\.py"), staged(tmp_path / "store"):
+            pass
+        assert (folder / "train.bin").read_text() == "first"
+    assert (tmp_path / "store/train.bin").read_text() == "first"
