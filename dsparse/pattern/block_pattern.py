@@ -66,16 +66,16 @@ class BlockPattern:
     def from_block_numbers(cls, block_numbers_S: Tensor, shape: tuple[int, int], block: int) -> BlockPattern:
         """The pattern whose slot s holds block `block_numbers_S[s]` (int64 [S], all different)."""
         num_blocks = _num_blocks(shape, block)
+        in_range = (block_numbers_S >= 0) & (block_numbers_S < num_blocks)
+        if not bool(in_range.all()) or block_numbers_S.unique().numel() != block_numbers_S.numel():
+            raise ValueError(f"Expected different block numbers in [0, {num_blocks}). Got repeated or outside ones.")
         num_cols = shape[1] // block
-        pattern = cls(
+        return cls(
             rows=(block_numbers_S // num_cols).to(torch.int32),
             cols=(block_numbers_S % num_cols).to(torch.int32),
             shape=(int(shape[0]), int(shape[1])),
             block=block,
         )
-        if not pattern.is_valid():
-            raise ValueError(f"Expected different block numbers in [0, {num_blocks}). Got repeated or outside ones.")
-        return pattern
 
     def to(self, device: torch.device | str) -> BlockPattern:
         """The same pattern with its tensors on another device."""

@@ -43,6 +43,8 @@ def erk_budget(grids: dict[str, tuple[int, int]], density: float) -> dict[str, i
 
     Args and Returns: as `uniform_budget`.
     """
+    if not grids:
+        return {}
     num_blocks = {name: rows * cols for name, (rows, cols) in grids.items()}
     total = max(num_active_blocks(sum(num_blocks.values()), density), len(grids))
     raw = {name: (rows + cols) / (rows * cols) for name, (rows, cols) in grids.items()}

@@ -76,11 +76,13 @@ class Progress:
 def _bar() -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
+    from rich.table import Column
 
+    # On a narrow terminal the text is what gives way, never the step or the time.
+    text = TextColumn("{task.fields[text]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
     return RichProgress(
-        BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn(),
-        refresh_per_second=4,
-    )  # fmt: skip
+        MofNCompleteColumn(), BarColumn(bar_width=10), TimeRemainingColumn(), text, refresh_per_second=4, expand=True
+    )
 
 
 def _text_of(row: Mapping[str, Any]) -> str:
