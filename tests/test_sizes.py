@@ -14,7 +14,10 @@ MAX_KERNEL_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_POSITIONAL = 6
 # Signatures that are not ours to choose.
-MIRRORS = {"dsparse/engine/initialize.py": {"initialize"}}  # deepspeed.initialize
+MIRRORS = {
+    "dsparse/engine/initialize.py": {"initialize"},  # deepspeed.initialize
+    "dsparse/engine/engine.py": {"load_checkpoint"},  # DeepSpeedEngine.load_checkpoint
+}
 
 FILES = sorted(path for room in ("dsparse", "data_prep", "launch") for path in (ROOT / room).rglob("*.py"))
 

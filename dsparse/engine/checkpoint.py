@@ -126,6 +126,20 @@ def find_tag(load_dir: Path, tag: str | None) -> str | None:
     return latest.read_text().strip() if latest.is_file() else None
 
 
+def require_latest(load_dir: Path, tag: str) -> None:
+    """Refuses another tag than `latest` names where DeepSpeed would read that one all the same.
+
+    At ZeRO stage 3 a load without optimizer state takes its weights from the tag in `latest`, whatever tag was asked
+    for (DeepSpeed 0.19.8, `get_fp32_state_dict_from_zero_checkpoint(load_dir)`).
+    """
+    latest = find_tag(load_dir, None)
+    if latest != tag:
+        raise UserError(
+            f"Expected the tag that {load_dir / 'latest'} names, {latest!r}. Got {tag!r}: at ZeRO stage 3 DeepSpeed "
+            "loads weights without optimizer state from there only. Load with optimizer state, or change that file."
+        )
+
+
 def write_latest(save_dir: Path, tag: str) -> None:
     """Points `latest` at a tag, atomically."""
     aside = save_dir / "latest.tmp"

@@ -18,7 +18,6 @@ from dsparse.engine.config import SparsityConfig
 from dsparse.engine.fragments import FragmentMap
 from dsparse.engine.report import UpdateReport
 from dsparse.engine.updater import SparsityUpdater
-from dsparse.engine.verify import require_invariant
 from dsparse.layout.masked import MaskedWeight
 from dsparse.pattern.block_pattern import BlockPattern
 from dsparse.pattern.history import PatternHistory
@@ -97,8 +96,7 @@ class SparseEngine(DeepSpeedEngine):
         A collective call, and a dear one: it gathers every sparse weight and its moments, one at a time.
         """
         self._sparsity.require_agreement("now")
-        inactive = {name: layout.inactive_OI for name, layout in self._layouts.items()}
-        require_invariant(self._fragments, inactive, self._agreement, "now")
+        self._sparsity.require_invariant("now")
 
     def save_checkpoint(
         self,
@@ -134,20 +132,46 @@ class SparseEngine(DeepSpeedEngine):
         return result
 
     def load_checkpoint(
-        self, load_dir: str, tag: str | None = None, *args: Any, **kwargs: Any
+        self,
+        load_dir: str,
+        tag: str | None = None,
+        load_module_strict: bool = True,
+        load_optimizer_states: bool = True,
+        load_lr_scheduler_states: bool = True,
+        load_module_only: bool = False,
+        custom_load_fn: Any = None,
     ) -> tuple[str | None, dict[str, Any] | None]:
-        """As DeepSpeed's, with the patterns; refuses a checkpoint without them before anything is loaded."""
+        """As DeepSpeed's, with the patterns; refuses a checkpoint without them before anything is loaded.
+
+        With `load_module_only` a new run starts from weights and patterns: updates and DOF covered are counted anew.
+        """
+        options: dict[str, Any] = {
+            "load_module_strict": load_module_strict,
+            # At stage 3 DeepSpeed would otherwise leave the weights as they are.
+            "load_optimizer_states": load_optimizer_states and not load_module_only,
+            "load_lr_scheduler_states": load_lr_scheduler_states,
+            "load_module_only": load_module_only,
+            "custom_load_fn": custom_load_fn,
+        }
         found = checkpoint.find_tag(Path(load_dir), tag)
         if found is None:
-            return super().load_checkpoint(load_dir, tag, *args, **kwargs)
+            return super().load_checkpoint(load_dir, tag, **options)
+        if not options["load_optimizer_states"] and self.zero_optimization_stage() == 3:
+            checkpoint.require_latest(Path(load_dir), found)
         state = checkpoint.load_state(Path(load_dir) / found)
         changed = checkpoint.require_compatible(state, self.patterns, self._sparsity.config)
         if changed and self.global_rank == 0:
             logger.warning("settings changed since the checkpoint: %s", "; ".join(changed))
-        result = super().load_checkpoint(load_dir, found, *args, **kwargs)
+        result = super().load_checkpoint(load_dir, found, **options)
         self._fragments.link_public_calls(again=True)
         histories = {name: history.to(self.device) for name, history in state.histories.items()}
-        self._sparsity.restore(histories, state.num_updates)
+        if load_module_only:
+            histories = {name: PatternHistory.begin(history.pattern) for name, history in histories.items()}
+        self._sparsity.restore(histories, 0 if load_module_only else state.num_updates)
+        if load_module_only or not load_optimizer_states:
+            # Moments that this engine already had belong to the patterns it had before.
+            self._sparsity.zero_outside()
+        self._sparsity.require_invariant("after loading a checkpoint")
         return result
 
     def destroy(self) -> None:

@@ -74,6 +74,16 @@ class SparsityUpdater:
         """Raises on all ranks unless all hold the same, unaltered patterns, and they are the ones in force."""
         self._agreement.require_same_patterns({name: self._witness(name) for name in self._histories}, when)
 
+    def require_invariant(self, when: str) -> None:
+        """Raises on all ranks unless weights, masters and moments are exactly 0 outside the patterns. Dear."""
+        inactive = {name: layout.inactive_OI for name, layout in self._layouts.items()}
+        require_invariant(self._fragments, inactive, self._agreement, when)
+
+    def zero_outside(self) -> None:
+        """Sets weights, masters and moments to 0 outside the patterns, on whichever rank owns them."""
+        for name, layout in self._layouts.items():
+            self._fragments[name].zero(layout.inactive_OI)
+
     def _update(self, step: int, total_steps: int) -> None:
         started_s = time.perf_counter()
         number, config = self.num_updates + 1, self.config
@@ -87,8 +97,7 @@ class SparsityUpdater:
         self.num_updates = number
         self.require_agreement(f"after update {number}")
         if number == 1 or (config.verify_every and (number - 1) % config.verify_every == 0):
-            inactive = {name: layout.inactive_OI for name, layout in self._layouts.items()}
-            require_invariant(self._fragments, inactive, self._agreement, f"after update {number}")
+            self.require_invariant(f"after update {number}")
         self.last_update = UpdateReport(number, step, fraction, time.perf_counter() - started_s, reports)
 
     @torch.no_grad()

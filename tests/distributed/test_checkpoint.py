@@ -86,6 +86,95 @@ def test_resumed_with_offload_and_other_optimizers(two_ranks: RankPool, tmp_path
     assert two_ranks.run(interrupted, cell, str(tmp_path)) == two_ranks.run(uninterrupted, cell)
 
 
+def partly_loaded(cell: Cell, folder: str, option: dict[str, bool]) -> dict[str, Any]:
+    """Loads without moments into an engine that has moments, at the places of patterns it had before."""
+    from tests.distributed.cells import toy_model
+
+    with allow_fp16():
+        engine = make_engine(cell, **SPARSITY)
+        train(engine, cell.dtype, 1, 7)
+        engine.save_checkpoint(folder)
+        saved = {"patterns": pattern_numbers(engine), "updates": engine.num_pattern_updates}
+        weights = {name: states["weight"].double() for name, states in full_states(engine).items()}
+        engine.destroy()
+        engine = make_engine(cell, toy_model(seed=99), **SPARSITY)
+        train(engine, cell.dtype, 1, 5)
+        other = pattern_numbers(engine)
+        engine.load_checkpoint(folder, **option)
+        loaded = {"patterns": pattern_numbers(engine), "updates": engine.num_pattern_updates}
+        same = all(torch.equal(weights[n], states["weight"].double()) for n, states in full_states(engine).items())
+        coverage = dict(engine.coverage)
+        train(engine, cell.dtype, 8, 9)
+        engine.verify_sparsity()
+        densities = {name: pattern.density for name, pattern in engine.patterns.items()}
+        engine.destroy()
+    return {
+        "saved": saved,
+        "loaded": loaded,
+        "differed": other != saved["patterns"],
+        "same_weights": same,
+        "covers_now": coverage == densities,
+    }
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("option", ["load_module_only", "load_optimizer_states"])
+def test_loaded_without_moments_the_invariant_holds(
+    two_ranks: RankPool, tmp_path: Path, stage: int, precision: str, option: str
+) -> None:
+    given = {option: option == "load_module_only"}
+    for result in two_ranks.run(partly_loaded, Cell(stage, precision), str(tmp_path), given):
+        assert result["differed"] and result["same_weights"]
+        assert result["loaded"]["patterns"] == result["saved"]["patterns"]
+        begins_anew = option == "load_module_only"
+        assert result["loaded"]["updates"] == (0 if begins_anew else result["saved"]["updates"])
+        assert result["covers_now"] == begins_anew
+
+
+def load_another_tag(folder: str) -> None:
+    """Asks stage 3 for the weights of a tag that is not the latest, which DeepSpeed cannot give."""
+    engine = make_engine(Cell(3, "fp32"), **SPARSITY)
+    try:
+        for tag in ("one", "two"):
+            train(engine, torch.float32, 1, 1)
+            engine.save_checkpoint(folder, tag=tag)
+        engine.load_checkpoint(folder, "one", load_optimizer_states=False)
+    finally:
+        engine.destroy()
+
+
+def test_stage_3_without_moments_takes_the_latest_tag_only(two_ranks: RankPool, tmp_path: Path) -> None:
+    for result in two_ranks.try_run(load_another_tag, str(tmp_path)):
+        assert isinstance(result, Failure) and result.kind == "UserError"
+        assert "'two'" in result.message and "'one'" in result.message
+
+
+def load_with_other_weights(folder: str) -> None:
+    """Puts the patterns of one step beside the weights of another, and loads them."""
+    import shutil
+
+    from deepspeed import comm as dist
+
+    engine = make_engine(Cell(1, "fp32"), **SPARSITY)
+    try:
+        for tag, first, last in (("early", 1, 3), ("late", 4, 7)):
+            train(engine, torch.float32, first, last)
+            engine.save_checkpoint(folder, tag=tag)
+        if dist.get_rank() == 0:
+            shutil.copy(f"{folder}/early/{FILE_NAME}", f"{folder}/late/{FILE_NAME}")
+        dist.barrier()
+        engine.load_checkpoint(folder, "late")
+    finally:
+        engine.destroy()
+
+
+def test_patterns_of_another_step_are_caught_when_loaded(two_ranks: RankPool, tmp_path: Path) -> None:
+    for result in two_ranks.try_run(load_with_other_weights, str(tmp_path)):
+        assert isinstance(result, Failure) and result.kind == "InvariantError"
+        assert "after loading a checkpoint" in result.message
+
+
 def save_dense(folder: str) -> None:
     """A checkpoint of the same model, trained dense."""
     import deepspeed
