@@ -84,6 +84,16 @@ def check_call(model: torch.nn.Module, mpu: Any, mesh_param: Any) -> None:
         raise UserError("Dynamic sparsity does not work with mpu or mesh_param. Use data parallelism with ZeRO.")
 
 
+def check_parameters(model: torch.nn.Module) -> None:
+    """Refuses mixtures of experts: DeepSpeed reduces their gradients over other groups of ranks than we do scores."""
+    experts = [name for name, one in model.named_parameters() if not getattr(one, "allreduce", True)]
+    if experts:
+        raise UserError(
+            f"Dynamic sparsity does not work with expert parameters, which not every rank has. Got {experts[0]!r}"
+            f"{f' and {len(experts) - 1} more' if len(experts) > 1 else ''}; train without deepspeed.moe."
+        )
+
+
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
     """Refuses an optimizer whose state we do not know how to mask; subclasses are not taken on trust."""
     name = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"

@@ -23,6 +23,9 @@ Layout = Literal["masked"]
 LearningRateRule = Literal["none", "paper"]
 
 
+_OF_UPDATES = ("updates", "drop_fraction", "drop_schedule", "score", "regrow_dropped", "verify_every")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SparsityConfig:
     """A checked "dynamic_sparsity" block. The defaults are the paper's reference case (arXiv 2108.06277)."""
@@ -96,6 +99,25 @@ def parse_sparsity_block(block: Any, scheduler: Any = None) -> SparsityConfig:
     if config.changes_pattern:
         _check_schedule(config)
     return config
+
+
+def settings_without_effect(block: Mapping[str, Any], config: SparsityConfig) -> list[str]:
+    """One phrase for each group of settings that were given and change nothing, for a warning.
+
+    Args:
+        block: the "dynamic_sparsity" block as written.
+        config: what `parse_sparsity_block` made of it.
+    """
+    found = []
+    if not config.changes_pattern:
+        idle = [key for key in _OF_UPDATES if key in block]
+        if idle:
+            found.append(f"{', '.join(idle)}: method {config.method!r} never changes a pattern")
+    elif config.updates == 1:
+        found.append("updates = 1: the pattern changes updates - 1 times, so never")
+    elif config.drop_fraction == 0:
+        found.append("drop_fraction = 0: updates move nothing")
+    return found
 
 
 def _total_steps(block: Mapping[str, Any], scheduler: Any) -> int | None:

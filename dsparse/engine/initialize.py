@@ -17,15 +17,16 @@ from deepspeed.runtime.config import DeepSpeedConfig
 from deepspeed.runtime.tensor_parallel.init_utils import load_ds_config
 from torch import nn
 
-from dsparse.engine.compatibility import check_call, check_config, warn_of_untested_version
-from dsparse.engine.config import BLOCK_KEY, SparsityConfig, parse_sparsity_block
+from dsparse.engine.compatibility import check_call, check_config, check_parameters, warn_of_untested_version
+from dsparse.engine.config import BLOCK_KEY, SparsityConfig, parse_sparsity_block, settings_without_effect
 from dsparse.engine.engine import SparseEngine
+from dsparse.engine.world import launched_rank
 from dsparse.errors import UserError
 from dsparse.layout.masked import MaskedWeight, zero_outside
 from dsparse.models.selection import check_blocks_divide, select_weights
 from dsparse.pattern.block_pattern import BlockPattern
 from dsparse.pattern.budget import erk_budget, uniform_budget
-from dsparse.schedule import sparse_learning_rate_factor
+from dsparse.schedule import num_moved, sparse_learning_rate_factor
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def initialize(
     check_call(model, mpu, mesh_param)
     sparsity = check_sparse_run(ds_config, model)
     ds_config = apply_learning_rate_rule(ds_config, sparsity, client_made=optimizer or lr_scheduler)
-    del ds_config[BLOCK_KEY]
+    block = ds_config.pop(BLOCK_KEY)
     warn_of_untested_version()
 
     zero.partition_parameters.shutdown_init_context()
@@ -94,6 +95,7 @@ def initialize(
     config_class = DeepSpeedConfig(ds_config)
     weights = select_weights(model, modules=sparsity.modules, exclude=sparsity.exclude)
     patterns = initial_patterns({name: shape_of(weight) for name, weight in weights.items()}, sparsity)
+    _warn_of_no_effect(block, sparsity, patterns)
     layouts = {name: _mask(weight, patterns[name]) for name, weight in weights.items()}
     engine = SparseEngine(
         args=args,
@@ -147,6 +149,7 @@ def check_sparse_run(ds_config: Mapping[str, Any], model: nn.Module) -> Sparsity
         UserError: saying what is wrong, where, and what to do.
     """
     check_config(ds_config)
+    check_parameters(model)
     sparsity = parse_sparsity_block(ds_config[BLOCK_KEY], ds_config.get("scheduler"))
     weights = select_weights(model, modules=sparsity.modules, exclude=sparsity.exclude)
     check_blocks_divide({name: shape_of(weight) for name, weight in weights.items()}, sparsity.block_size)
@@ -192,12 +195,30 @@ def apply_learning_rate_rule(
         rates.append((scheduler.get("params", {}), "warmup_max_lr"))
     for params, key in rates:
         if key in params:
-            logger.warning(
-                "learning_rate_rule paper: %s %g -> %g (times %.4g at sparsity %g)",
-                key, params[key], params[key] * factor, factor, sparsity.sparsity,
-            )  # fmt: skip
+            if launched_rank() == 0:
+                logger.warning(
+                    "learning_rate_rule paper: %s %g -> %g (times %.4g at sparsity %g)",
+                    key, params[key], params[key] * factor, factor, sparsity.sparsity,
+                )  # fmt: skip
             params[key] *= factor
     return result
+
+
+def _warn_of_no_effect(
+    block: Mapping[str, Any], sparsity: SparsityConfig, patterns: Mapping[str, BlockPattern]
+) -> None:
+    """Says on the first rank which settings change nothing, alone or with weights of these sizes."""
+    phrases = settings_without_effect(block, sparsity)
+    if not phrases and sparsity.changes_pattern:
+        frozen = [name for name, one in patterns.items() if num_moved(sparsity.drop_fraction, one.num_active) == 0]
+        if frozen:
+            phrases.append(
+                f"drop_fraction = {sparsity.drop_fraction:g} moves no block of {len(frozen)} weights with few active "
+                f"blocks, the first {frozen[0]!r} with {patterns[frozen[0]].num_active}: choose a smaller block_size"
+            )
+    if dist.get_rank() == 0:
+        for phrase in phrases:
+            logger.warning("no effect of %s.%s", BLOCK_KEY, phrase)
 
 
 def shape_of(weight: Any) -> tuple[int, int]:

@@ -279,6 +279,40 @@ def test_client_optimizers(two_ranks: RankPool, kind: str) -> None:
     assert two_ranks.run(client_optimizer_run, kind) == [True, True]
 
 
+def warnings_of(sparsity: dict[str, Any]) -> list[str]:
+    """What `initialize` warns of on this rank."""
+    import logging
+
+    records: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("dsparse.engine.initialize")
+    logger.addHandler(handler)
+    try:
+        make_engine(Cell(1, "fp32"), **sparsity).destroy()
+    finally:
+        logger.removeHandler(handler)
+    return records
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "words"),
+    [
+        ({}, None),
+        ({"method": "static"}, "updates, drop_fraction, drop_schedule, verify_every: method 'static'"),
+        # One active block of 15 (down: 1 of 7 by 1): three quarters of it is none.
+        ({"block_size": 8, "sparsity": 0.9}, "moves no block of 1 weights with few active blocks, the first 'down"),
+    ],
+)
+def test_settings_without_effect_are_warned_of_on_one_rank(
+    two_ranks: RankPool, sparsity: dict[str, Any], words: str | None
+) -> None:
+    first, second = two_ranks.run(warnings_of, sparsity)
+    assert second == []
+    assert len(first) == (words is not None)
+    assert all(words is not None and words in message for message in first)
+
+
 def paper_rule_run() -> list[float]:
     """Learning rates of the first steps under the paper's rule, and under none."""
     import dsparse
