@@ -7,6 +7,9 @@ SHELL := /bin/bash
 export VIRTUAL_ENV := $(CURDIR)/.venv
 export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 
+# Where DeepSpeed compiles its ops: this environment's own, so that checkouts do not build over each other.
+export TORCH_EXTENSIONS_DIR ?= $(VIRTUAL_ENV)/torch_extensions
+
 # DeepSpeed finds a GPU by itself; where there is none, saying so saves its search and a warning.
 ifeq ($(shell nvidia-smi -L 2>/dev/null),)
 export DS_ACCELERATOR ?= cpu

@@ -153,9 +153,16 @@ def run(command: list[str]) -> None:
 
 
 def environment() -> dict[str, str]:
-    """This process's environment, with the commands of its Python found first, as in an activated environment."""
+    """This process's environment, with the commands of its Python found first, as in an activated environment.
+
+    What DeepSpeed compiles is kept in that environment too, as the Makefile has it.
+    """
     commands = str(Path(sys.executable).parent)
-    return os.environ | {"PATH": os.pathsep.join([commands, os.environ.get("PATH", os.defpath)])}
+    return (
+        {"TORCH_EXTENSIONS_DIR": str(Path(sys.prefix) / "torch_extensions")}
+        | os.environ
+        | {"PATH": os.pathsep.join([commands, os.environ.get("PATH", os.defpath)])}
+    )
 
 
 def say(text: str) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 
 # Before anything imports torch or DeepSpeed. One thread: small tensors are quicker so, and two ranks do not fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
+# As in the Makefile: what DeepSpeed compiles is the environment's own.
+os.environ.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(sys.prefix, "torch_extensions"))
 
 import socket
 from collections.abc import Callable

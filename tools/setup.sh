@@ -74,6 +74,19 @@ install_torch() {
   fi
 }
 
+# Compiled now, once: at the first launch every rank would wait for it. Without a GPU there is one such op.
+compile_ops() {
+  if nvidia-smi -L >/dev/null 2>&1; then return; fi
+  echo "setup: compiling DeepSpeed's communication op"
+  PATH="$venv/bin:$PATH" DS_ACCELERATOR=cpu TORCH_EXTENSIONS_DIR="$venv/torch_extensions" "$venv/bin/python" - >"$1" 2>&1 <<'PYTHON' ||
+from dsparse.engine.builds import await_builds
+await_builds(may_remove=True, slow_build_s=0)
+from deepspeed.comm.torch import build_shm_op
+build_shm_op()
+PYTHON
+    { tail -n 20 "$1" >&2; fail "DeepSpeed's communication op did not compile; the lines above say why."; }
+}
+
 key() { { cat pyproject.toml constraints.txt tools/setup.sh; echo "$venv ${TORCH_INDEX:-}"; version_of "$1"; } | cksum; }
 
 if [[ -f "$stamp" ]] && in_place && [[ "$(cat "$stamp")" == "$(key "${PYTHON:-$venv/bin/python}")" ]]
@@ -87,5 +100,6 @@ echo "setup: PyTorch $torch_version"
 install_torch
 echo "setup: DeepSpeed, transformers and the rest, at the versions of constraints.txt"
 pip_install --editable '.[test]' --constraint constraints.txt
+compile_ops "$venv/compile_ops.log"
 key "$venv/bin/python" > "$stamp"
 echo "setup: done in $((SECONDS - started)) s"

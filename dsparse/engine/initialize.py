@@ -17,10 +17,11 @@ from deepspeed.runtime.config import DeepSpeedConfig
 from deepspeed.runtime.tensor_parallel.init_utils import load_ds_config
 from torch import nn
 
+from dsparse.engine.builds import await_builds
 from dsparse.engine.compatibility import check_call, check_config, check_parameters, warn_of_untested_version
 from dsparse.engine.config import BLOCK_KEY, SparsityConfig, parse_sparsity_block, settings_without_effect
 from dsparse.engine.engine import SparseEngine
-from dsparse.engine.world import launched_rank
+from dsparse.engine.world import launched_local_rank, launched_rank
 from dsparse.errors import UserError
 from dsparse.layout.masked import MaskedWeight, zero_outside
 from dsparse.models.selection import check_blocks_divide, select_weights
@@ -86,6 +87,7 @@ def initialize(
     block = ds_config.pop(BLOCK_KEY)
     warn_of_untested_version()
 
+    await_builds(may_remove=launched_local_rank() == 0)
     zero.partition_parameters.shutdown_init_context()
     dist.init_distributed(
         dist_backend=get_accelerator().communication_backend_name(),

@@ -12,6 +12,8 @@ import socket
 import warnings
 from collections.abc import Sequence
 
+from dsparse.engine.builds import await_builds
+
 
 def launched_rank() -> int:
     """This process's rank by the launcher's environment, 0 without a launcher."""
@@ -41,6 +43,7 @@ def init_world() -> None:
         # DeepSpeed would look for MPI instead.
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
         os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    await_builds(may_remove=launched_local_rank() == 0)
     deepspeed.init_distributed()
 
 
