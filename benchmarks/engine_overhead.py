@@ -48,7 +48,8 @@ def main() -> None:
 def measure(arguments: argparse.Namespace, block: int) -> str:
     """One row of the table."""
     dense, sparse = make_engine(arguments, None), make_engine(arguments, block)
-    run_step(dense, 0, arguments.batch), run_step(sparse, 0, arguments.batch)
+    run_step(dense, 0, arguments.batch)
+    run_step(sparse, 0, arguments.batch)
     dense_s, sparse_s, update_s = [], [], []
     for step in range(1, arguments.steps + 1):
         before = sparse.num_pattern_updates
