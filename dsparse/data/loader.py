@@ -11,7 +11,7 @@ Shapes: B sequences of a micro-batch, T tokens in a sequence.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -253,9 +253,9 @@ class MicroBatches:
         )
 
 
-def collate(samples: Sequence[Sample]) -> dict[str, Tensor]:
-    """Stacks samples to int64 tensors: [B, T], and [B] for `next_sentence_label`."""
-    return {name: torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in samples[0]}
+def to_tensors(batch: Sample) -> dict[str, Tensor]:
+    """The arrays of `PretrainingData.batch` as tensors that share their memory."""
+    return {name: torch.from_numpy(values) for name, values in batch.items()}
 
 
 class _BatchesByPosition(Dataset[dict[str, Tensor]]):
@@ -265,5 +265,4 @@ class _BatchesByPosition(Dataset[dict[str, Tensor]]):
         self._data, self._offsets_B = data, np.arange(micro_batch_size)
 
     def __getitem__(self, position: int) -> dict[str, Tensor]:
-        batch = self._data.batch(position + self._offsets_B)
-        return {name: torch.from_numpy(values) for name, values in batch.items()}
+        return to_tensors(self._data.batch(position + self._offsets_B))

@@ -96,6 +96,7 @@ class BertForLabelledPreTraining(BertForPreTraining):
         token_type_ids: Tensor,
         labels: Tensor,
         next_sentence_label: Tensor,
+        mlm_divisor: Tensor | None = None,
     ) -> BertPreTrainingLosses:
         """Losses of one batch.
 
@@ -107,6 +108,9 @@ class BertForLabelledPreTraining(BertForPreTraining):
             labels: [B, T] int64, the original token where the loss is taken, -100 elsewhere. A batch without any
                 label has a masked-word loss of 0, and zeros as the gradient of that head's own parameters.
             next_sentence_label: [B] int64, 0 where the second segment follows the first, 1 where it is random.
+            mlm_divisor: [], what the sum of the masked-word losses is divided by; None takes the number of labelled
+                positions of this batch. With the mean number over all micro-batches and ranks of a step, the step's
+                gradient is that of the mean over its labelled positions, however the step is cut into batches.
         """
         # Before the encoder, while little is queued on the device: finding the positions waits for it.
         positions_N = labelled_positions(labels)
@@ -120,7 +124,7 @@ class BertForLabelledPreTraining(BertForPreTraining):
         labels_N = labels.flatten().index_select(0, positions_N)
         words_NV = self.cls.predictions(hidden_NH)
         mlm_loss_sum = summed_cross_entropy(words_NV, labels_N)
-        mlm_loss = mlm_loss_sum / max(positions_N.numel(), 1)
+        mlm_loss = mlm_loss_sum / (max(positions_N.numel(), 1) if mlm_divisor is None else mlm_divisor)
 
         next_B2 = self.cls.seq_relationship(encoded.pooler_output)
         nsp_loss = summed_cross_entropy(next_B2, next_sentence_label) / next_sentence_label.numel()

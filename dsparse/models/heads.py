@@ -34,7 +34,7 @@ class BertPreTrainingLosses(NamedTuple):
     loss: Tensor
     """[] fp32, `mlm_loss + nsp_loss`: call `backward` on this."""
     mlm_loss: Tensor
-    """[] fp32, mean over the labelled positions, in nats; 0 where there are none."""
+    """[] fp32, sum over the labelled positions by the divisor, in nats: their mean, unless another divisor is given."""
     nsp_loss: Tensor
     """[] fp32, mean over the sequences, in nats."""
     num_labelled: Tensor

@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
-from dsparse.data.loader import PretrainingData, collate
+from dsparse.data.loader import PretrainingData, to_tensors
 from dsparse.engine.world import rank, sum_over_ranks, world_size
 
 
@@ -49,7 +50,7 @@ def evaluate(engine: Any, data: PretrainingData, *, num_samples: int, micro_batc
     for one_round in range(num_rounds):
         first = (one_round * world_size() + rank()) * micro_batch_size
         mine = range(first, min(first + micro_batch_size, num_samples))
-        batch = collate([data.sample(0, index) for index in mine or (0,)])
+        batch = to_tensors(data.batch(np.asarray(mine or (0,), dtype=np.int64)))
         out = engine(**{name: tensor.to(engine.device) for name, tensor in batch.items()})
         if mine:
             counts = (out.mlm_loss_sum, out.num_labelled, out.num_mlm_correct, out.num_nsp_correct)

@@ -12,6 +12,7 @@ Around it: evaluation on held-out text, metrics, checkpoints.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -22,8 +23,9 @@ import torch
 from torch import Tensor
 
 from dsparse.data.loader import LoaderState, PretrainingData
-from dsparse.engine.world import mean_over_ranks, rank
+from dsparse.engine.world import mean_over_ranks, rank, sum_on_device, world_size
 from dsparse.errors import UserError
+from dsparse.models.heads import UNLABELLED
 from dsparse.train.checkpoint import CHECKPOINTS, RunState
 from dsparse.train.cost import EncoderCost
 from dsparse.train.deepspeed_config import MergedRun
@@ -66,7 +68,7 @@ def train(session: Session) -> None:
         num_updates, learning_rate = _num_updates(engine), engine.get_lr()[0]
         seed_step(run.train.seed, step=step, rank=rank())
 
-        losses = [train_micro_batch(session) for _ in range(engine.gradient_accumulation_steps())]
+        losses = train_step(session)
 
         state.step = step
         state.num_tokens += merged.global_batch_size * merged.seq_length
@@ -74,29 +76,37 @@ def train(session: Session) -> None:
         session.progress.step(step)
         if _num_updates(engine) > num_updates:
             session.monitor.update(step)
-        if _is_due(step, run.train.log_every, merged.steps) or step == 1:
+        if _is_due(step, run.train.log_every, last_step) or step == 1:
             log(session, losses, learning_rate, window)
-        if _is_due(step, run.train.eval_every, last_step):
+        if _is_due(step, run.train.eval_every, merged.steps):
             held_out(session)
             window.begin(state)
         if _is_due(step, run.checkpoint.save_every, last_step):
+            require_finite(session, losses)
             save(session)
             window.begin(state)
 
 
-def train_micro_batch(session: Session) -> Tensor:
-    """Forward, backward, and the optimizer's step if this micro-batch is the last of one.
+def train_step(session: Session) -> Tensor:
+    """Forward and backward over this rank's micro-batches of one step, and the optimizer's step.
 
     Returns:
-        Total, MLM and NSP loss of this rank's micro-batch, [3] float32 on the engine's device.
+        Total, MLM and NSP loss, means over this rank's micro-batches, [3] float32 on the engine's device. Their means
+        over the ranks are the losses of the global batch.
     """
     engine = session.engine
-    batch, position = next(session.batches)
-    out = engine(**{name: tensor.to(engine.device) for name, tensor in batch.items()})
-    engine.backward(out.loss)
-    engine.step()
-    session.state.loader = position.to_dict()
-    return torch.stack([out.loss.detach(), out.mlm_loss, out.nsp_loss]).float()
+    micro_batches = list(itertools.islice(session.batches, engine.gradient_accumulation_steps()))
+    # One divisor for all of the step, so that the gradient does not depend on how the step is cut into batches.
+    num_labelled = sum(int((batch["labels"] != UNLABELLED).sum()) for batch, _ in micro_batches)
+    divisor = sum_on_device([num_labelled])[0].float() / (len(micro_batches) * world_size())
+    losses = []
+    for batch, _ in micro_batches:
+        out = engine(**{name: tensor.to(engine.device) for name, tensor in batch.items()}, mlm_divisor=divisor)
+        engine.backward(out.loss)
+        engine.step()
+        losses.append(torch.stack([out.loss.detach(), out.mlm_loss, out.nsp_loss]).float())
+    session.state.loader = micro_batches[-1][1].to_dict()
+    return torch.stack(losses).mean(0)
 
 
 def seed_step(seed: int, *, step: int, rank: int) -> None:
@@ -109,8 +119,27 @@ def seed_step(seed: int, *, step: int, rank: int) -> None:
     torch.manual_seed(int.from_bytes(digest, "little"))
 
 
+def require_finite(session: Session, losses: Tensor) -> list[float]:
+    """The step's losses over all ranks, total, MLM and NSP.
+
+    Raises:
+        UserError: the total is not finite; on every rank.
+    """
+    means = mean_over_ranks(losses.double().tolist())
+    if not math.isfinite(means[0]):
+        raise UserError(
+            f"Expected a finite loss. Got {means[0]} at step {session.state.step}: lower train.learning_rate or "
+            "lengthen train.warmup_steps."
+        )
+    return means
+
+
 def held_out(session: Session) -> None:
-    """Evaluates and reports."""
+    """Evaluates and reports.
+
+    Raises:
+        UserError: the loss is not finite; on every rank.
+    """
     merged = session.merged
     losses = evaluate(
         session.engine,
@@ -118,6 +147,11 @@ def held_out(session: Session) -> None:
         num_samples=merged.run.train.eval_samples,
         micro_batch_size=merged.micro_batch_size,
     )
+    if not math.isfinite(losses.mlm_loss + losses.nsp_loss):
+        raise UserError(
+            f"Expected finite losses on held-out text. Got {losses.mlm_loss} and {losses.nsp_loss} after step "
+            f"{session.state.step}: lower train.learning_rate or lengthen train.warmup_steps."
+        )
     session.monitor.heldout(session.state.step, losses)
     session.progress.heldout(session.state.step, losses)
 
@@ -130,19 +164,14 @@ def save(session: Session) -> None:
     session.engine.save_checkpoint(str(folder), tag=f"step{state.step}", client_state=state.to_client_state())
 
 
-def log(session: Session, losses: list[Tensor], learning_rate: float, window: _Window) -> None:
-    """One row of metrics: this step's losses over all micro-batches and ranks, and speed since the last row.
+def log(session: Session, losses: Tensor, learning_rate: float, window: _Window) -> None:
+    """One row of metrics: this step's losses over all ranks, and speed since the last row.
 
     Raises:
         UserError: the loss is not finite; on every rank.
     """
     engine, state = session.engine, session.state
-    loss, mlm_loss, nsp_loss = mean_over_ranks(torch.stack(losses).double().mean(0).tolist())
-    if not math.isfinite(loss):
-        raise UserError(
-            f"Expected a finite loss. Got {loss} at step {state.step} with learning rate {learning_rate:.3g}: "
-            "lower train.learning_rate or lengthen train.warmup_steps."
-        )
+    loss, mlm_loss, nsp_loss = require_finite(session, losses)
     seconds, num_tokens, flops = window.lap(state)
     norm = engine.get_global_grad_norm()
     patterns = getattr(engine, "patterns", {})

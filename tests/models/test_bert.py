@@ -177,6 +177,22 @@ def test_evaluation_sums_make_an_exact_mean_and_accuracy() -> None:
     assert sum(part.num_nsp_correct for part in parts) == together.num_nsp_correct == right.sum()
 
 
+def test_with_a_common_divisor_the_gradient_does_not_depend_on_the_cuts() -> None:
+    """Micro-batches with different numbers of labels add up to the gradient of the whole batch."""
+    model = small_bert().double()
+    batches = [make_batch(seed=seed, labelled_share=share) for seed, share in [(1, 0.1), (2, 0.5), (3, 0.0)]]
+    whole: Batch = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+    model(**whole).loss.backward()
+    expected = gradients(model)
+    model.zero_grad()
+    divisor = torch.stack([(b["labels"] != UNLABELLED).sum() for b in batches]).double().mean()
+    for batch in batches:
+        (model(**batch, mlm_divisor=divisor).loss / len(batches)).backward()
+    for name, gradient in gradients(model).items():
+        # fp64; sums are made in another order.
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-15)
+
+
 def test_accuracy_counts_the_right_guesses_and_is_left_out_of_training() -> None:
     model = small_bert()
     batch = make_batch()
