@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ class Manifest:
         Raises:
             UserError: there is no store, it is not complete, or the manifest is not of this version.
         """
+        if store.is_file():
+            raise UserError(f"Expected a token store, a folder, at {store}. Got a file.")
         if not store.is_dir():
             raise UserError(f"Expected a token store at {store}. Got no such folder; {how_to_make(store)}.")
         path = store / MANIFEST
@@ -142,4 +145,5 @@ class Manifest:
 
 def how_to_make(store: Path) -> str:
     """The command that makes a store, for error messages."""
-    return f"make it with: python data_prep/prepare.py --source installed-docs --vocab-size 8192 --out {store}"
+    out = shlex.quote(str(store))
+    return f"make it with: python data_prep/prepare.py --source installed-docs --vocab-size 8192 --out {out}"

@@ -121,7 +121,8 @@ def settings_without_effect(block: Mapping[str, Any], config: SparsityConfig) ->
 
 
 def _total_steps(block: Mapping[str, Any], scheduler: Any) -> int | None:
-    params = scheduler.get("params", {}) if isinstance(scheduler, Mapping) else {}
+    params = scheduler.get("params") if isinstance(scheduler, Mapping) else None
+    params = params if isinstance(params, Mapping) else {}
     of_scheduler, of_block = params.get("total_num_steps"), block.get("total_steps")
     if of_scheduler is not None and of_block is not None and of_scheduler != of_block:
         raise UserError(

@@ -121,8 +121,13 @@ def find_checkpoint(resume: str, output: Path) -> Path | None:
     )
 
 
-def require_same_run(record: RunRecord, checkpoint: Path) -> None:
-    """Raises UserError if the run that wrote the checkpoint is not this one."""
+def require_same_run(record: RunRecord, checkpoint: Path, output: Path) -> None:
+    """Raises UserError if the run that wrote the checkpoint is not this one, or OUTPUT already holds another."""
+    if not is_own(checkpoint, output) and ((output / RECORD).exists() or (output / CHECKPOINTS).exists()):
+        raise UserError(
+            f"Expected an --output of its own for a run that goes on from {checkpoint}. Got {output}, which holds a "
+            "run: choose another, or go on with that one by --checkpoint.resume auto."
+        )
     differences = record.differences(checkpoint.parent.parent)
     if differences:
         raise UserError(
@@ -136,6 +141,16 @@ def write_whole(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_text(text, encoding="utf-8")
     aside.replace(path)
+
+
+def is_own(checkpoint: Path, output: Path) -> bool:
+    """Whether a checkpoint lies in OUTPUT, and is not another run's."""
+    return checkpoint.parent.resolve() == (output / CHECKPOINTS).resolve()
+
+
+def point_latest_at(checkpoint: Path) -> None:
+    """Makes a checkpoint the one that `auto` goes on from; those after it are written over when the run gets there."""
+    write_whole(checkpoint.parent / "latest", checkpoint.name)
 
 
 def _latest(folder: Path) -> Path | None:

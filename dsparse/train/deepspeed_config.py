@@ -8,18 +8,23 @@ run without nulls and a JSON without `"auto"`, so whoever reads either afterward
 from __future__ import annotations
 
 import copy
-import difflib
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dsparse.errors import UserError
 from dsparse.train.config import RunConfig
+from dsparse.train.deepspeed_json import (
+    AUTO,
+    Json,
+    get_at,
+    misspelt_keys,
+    places_that_say_auto,
+    scheduler_problems,
+    set_at,
+    takes,
+)
 
-Json = dict[str, Any]
-
-_AUTO = "auto"
 _Value = TypeVar("_Value")
 
 _SHARED: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -31,18 +36,8 @@ _SHARED: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 """Field of `train` to the places of the JSON that hold the same fact, the first of them the one to take it from."""
 
-_SCHEDULER_KEYS = {
-    "WarmupLR": {"warmup_max_lr", "warmup_num_steps"},
-    "WarmupDecayLR": {"warmup_max_lr", "warmup_num_steps", "total_num_steps"},
-    "WarmupCosineLR": {"warmup_num_steps", "total_num_steps"},
-}
-"""Which of the shared facts each of DeepSpeed's schedulers takes; any other scheduler is left as written."""
-
-_TOP_LEVEL = (
-    "dynamic_sparsity", "optimizer", "scheduler", "zero_optimization", "fp16", "bf16", "gradient_clipping",
-    "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "tensorboard",
-)  # fmt: skip
-"""Keys whose misspelling DeepSpeed would ignore without a word, turning into a run that nobody asked for."""
+_WHOLE = ("steps", "global_batch_size", "micro_batch_size", "warmup_steps")
+_MIN_WARMUP_STEPS = 2  # DeepSpeed's own least: it would take 2 for 1 without a word
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -98,27 +93,6 @@ def _given(value: _Value | None) -> _Value:
     return value
 
 
-def read_json(path: Path) -> Json:
-    """The DeepSpeed JSON as written.
-
-    Raises:
-        UserError: no such file, no JSON (with line and column), no object, or a key given twice.
-    """
-    if not path.is_file():
-        raise UserError(f"Expected a DeepSpeed JSON at deepspeed_config. Got {path}, which is not a file.")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object_without_repeats)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"Expected JSON in {path}. Got a mistake at line {error.lineno}, column {error.colno}: {error.msg}."
-        ) from error
-    except (UnicodeDecodeError, UserError) as error:
-        raise UserError(f"Expected JSON in {path}. {error}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"Expected a JSON object in {path}. Got {type(found).__name__}.")
-    return found
-
-
 def merge(run: RunConfig, written: Json, *, json_path: Path, world_size: int) -> MergedRun:
     """Gives every fact its one value.
 
@@ -132,13 +106,14 @@ def merge(run: RunConfig, written: Json, *, json_path: Path, world_size: int) ->
         UserError: one line with every contradiction, every fact that neither place gives, every impossible value.
     """
     deepspeed = copy.deepcopy(written)
-    problems = _misspelt(deepspeed, json_path)
-    if not isinstance(_get(deepspeed, ("optimizer", "params")), dict):
+    problems = misspelt_keys(deepspeed, json_path)
+    if not isinstance(get_at(deepspeed, ("optimizer", "params")), dict):
         problems.append(f'Expected {json_path.name} to have "optimizer" with "type" and "params"')
 
+    problems += scheduler_problems(deepspeed, json_path)
     facts: Json = {}
     for name, places in _SHARED.items():
-        places = tuple(place for place in places if _takes(deepspeed, place))
+        places = tuple(place for place in places if takes(deepspeed, place))
         facts[name], found = _agree(f"train.{name}", getattr(run.train, name), deepspeed, places, json_path)
         problems += found
     accumulation, found = _accumulation(facts, deepspeed, json_path, world_size)
@@ -146,18 +121,19 @@ def merge(run: RunConfig, written: Json, *, json_path: Path, world_size: int) ->
 
     for name, places in _SHARED.items():
         for place in places:
-            if facts[name] is not None and _takes(deepspeed, place):
-                _set(deepspeed, place, facts[name])
+            if facts[name] is not None and takes(deepspeed, place):
+                set_at(deepspeed, place, facts[name])
     deepspeed["gradient_accumulation_steps"] = accumulation
     full = _without_nulls(run, facts)
     deepspeed["tensorboard"], found = _tensorboard(full, deepspeed, json_path)
-    problems += found + full.problems()
+    problems += found + full.problems() + _warmup_problems(full, deepspeed, json_path)
     if "dynamic_sparsity" in deepspeed and facts["steps"] is not None:
         problems += _sparsity_problems(deepspeed)
     problems += [
         f'Expected a value at {".".join(place)} in {json_path.name}. Got "auto", which only batch sizes, steps and '
         "learning rates may say"
-        for place in _places_that_say_auto(deepspeed)
+        for place in places_that_say_auto(deepspeed)
+        if not any(place in places for places in _SHARED.values())
     ]
     if problems:
         raise UserError("; ".join(problems) + ".")
@@ -168,16 +144,18 @@ def _agree(
     name: str, value: Any, deepspeed: Json, places: tuple[tuple[str, ...], ...], json_path: Path
 ) -> tuple[Any, list[str]]:
     """The one value of a fact, and what is wrong with the places that give it."""
-    givers = [(".".join(place), _get(deepspeed, place)) for place in places]
-    givers = [(place, given) for place, given in givers if given not in (None, _AUTO)]
+    givers = [(".".join(place), get_at(deepspeed, place)) for place in places]
+    givers = [(place, given) for place, given in givers if given not in (None, AUTO)]
+    is_whole = name.removeprefix("train.") in _WHOLE
     if value is None:
         if not givers:
             # The micro-batch can be derived and a run without scheduler has no warm-up: nobody need give these.
             needed = name != "train.micro_batch_size" and (name != "train.warmup_steps" or places)
-            return None, [f"Expected {name} in the run or the JSON. Got neither"] if needed else []
+            missing = f"Expected {name} in the run or the JSON. Got neither: --config launch/presets/tiny.yaml has one"
+            return None, [missing] if needed else []
         name, value = f"{givers[0][0]} in {json_path.name}", givers[0][1]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None, [f"Expected a number at {name}. Got {value!r}"]
+    if isinstance(value, bool) or not isinstance(value, int if is_whole else int | float):
+        return None, [f"Expected a {'whole ' if is_whole else ''}number at {name}. Got {value!r}"]
     return value, [
         f"Expected one value. Got {name} = {value} and {place} = {given!r} in {json_path.name}: remove one of them"
         for place, given in givers
@@ -185,10 +163,22 @@ def _agree(
     ]
 
 
+def _warmup_problems(run: RunConfig, deepspeed: Json, json_path: Path) -> list[str]:
+    steps = run.train.warmup_steps
+    if "scheduler" not in deepspeed and steps:
+        return [
+            f"Expected a scheduler in {json_path.name} for train.warmup_steps = {steps}. Got none: add one, or set "
+            "train.warmup_steps to 0 for a constant learning rate"
+        ]
+    if "scheduler" in deepspeed and steps is not None and 0 <= steps < _MIN_WARMUP_STEPS:
+        return [f"Expected train.warmup_steps to be at least {_MIN_WARMUP_STEPS}, DeepSpeed's least. Got {steps}"]
+    return []
+
+
 def _accumulation(facts: Json, deepspeed: Json, json_path: Path, world_size: int) -> tuple[int, list[str]]:
     """Micro-batches per optimizer step, filling `facts["micro_batch_size"]` where nobody gave it."""
     total, micro = facts["global_batch_size"], facts["micro_batch_size"]
-    given = deepspeed.get("gradient_accumulation_steps", _AUTO)
+    given = deepspeed.get("gradient_accumulation_steps", AUTO)
     if total is None:
         return 1, []
     if micro is None:
@@ -200,7 +190,7 @@ def _accumulation(facts: Json, deepspeed: Json, json_path: Path, world_size: int
             f"Expected train.global_batch_size to be a multiple of train.micro_batch_size x ranks. Got {total} and "
             f"{micro} x {world_size}"
         ]
-    if given not in (_AUTO, None, accumulation):
+    if given not in (AUTO, None, accumulation):
         return 1, [
             f"Expected gradient_accumulation_steps in {json_path.name} to be {accumulation}, which follows from "
             f"{total} / ({micro} x {world_size} ranks). Got {given!r}: leave it out"
@@ -239,45 +229,3 @@ def _sparsity_problems(deepspeed: Json) -> list[str]:
     except UserError as error:
         return [str(error).rstrip(".")]
     return []
-
-
-def _takes(deepspeed: Json, place: tuple[str, ...]) -> bool:
-    """Whether this JSON has the block that the place lies in, and its scheduler knows the key."""
-    if place[0] == "scheduler":
-        scheduler = deepspeed.get("scheduler")
-        return isinstance(scheduler, dict) and place[-1] in _SCHEDULER_KEYS.get(str(scheduler.get("type")), set())
-    return len(place) == 1 or isinstance(_get(deepspeed, place[:-1]), dict)
-
-
-def _get(deepspeed: Json, place: tuple[str, ...]) -> Any:
-    node: Any = deepspeed
-    for key in place:
-        node = node.get(key) if isinstance(node, dict) else None
-    return node
-
-
-def _set(deepspeed: Json, place: tuple[str, ...], value: Any) -> None:
-    node = deepspeed
-    for key in place[:-1]:
-        node = node.setdefault(key, {})
-    node[place[-1]] = value
-
-
-def _places_that_say_auto(node: Any, place: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    if isinstance(node, dict):
-        return [found for key in node for found in _places_that_say_auto(node[key], (*place, key))]
-    return [place] if node == _AUTO and not any(place in places for places in _SHARED.values()) else []
-
-
-def _misspelt(deepspeed: Json, json_path: Path) -> list[str]:
-    unknown = [key for key in deepspeed if key not in _TOP_LEVEL]
-    near = [(key, difflib.get_close_matches(key, _TOP_LEVEL, n=1, cutoff=0.8)) for key in unknown]
-    return [f"Unknown key {key!r} in {json_path.name}. Did you mean {match[0]!r}?" for key, match in near if match]
-
-
-def _object_without_repeats(pairs: list[tuple[str, Any]]) -> Json:
-    keys = [key for key, _ in pairs]
-    repeated = sorted({key for key in keys if keys.count(key) > 1})
-    if repeated:
-        raise UserError(f"Got {', '.join(repeated)} twice in one object.")
-    return dict(pairs)

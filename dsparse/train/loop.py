@@ -24,7 +24,7 @@ from torch import Tensor
 
 from dsparse.data.loader import LoaderState, PretrainingData
 from dsparse.engine.world import mean_over_ranks, rank, sum_on_device, world_size
-from dsparse.errors import UserError
+from dsparse.errors import SparsityError, UserError
 from dsparse.models.heads import UNLABELLED
 from dsparse.train.checkpoint import CHECKPOINTS, RunState
 from dsparse.train.cost import EncoderCost
@@ -160,8 +160,16 @@ def save(session: Session) -> None:
     """Saves a checkpoint under OUTPUT/checkpoints. Every rank must call it."""
     state = session.state
     state.wall_s = time.perf_counter() - session.t0_s
-    folder = session.merged.output / CHECKPOINTS
-    session.engine.save_checkpoint(str(folder), tag=f"step{state.step}", client_state=state.to_client_state())
+    folder, tag = session.merged.output / CHECKPOINTS, f"step{state.step}"
+    try:
+        session.engine.save_checkpoint(str(folder), tag=tag, client_state=state.to_client_state())
+    except SparsityError:
+        raise
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError for a full disk
+        raise UserError(
+            f"Expected to be able to write the checkpoint {folder / tag}. Got: {error}; the one before it, named in "
+            f"{folder / 'latest'}, is as it was."
+        ) from error
 
 
 def log(session: Session, losses: Tensor, learning_rate: float, window: _Window) -> None:

@@ -30,6 +30,12 @@ def forget_rows_after(run_dir: Path, step: int) -> None:
     write_whole(run_dir / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
 
 
+def adopt_rows(run_dir: Path, other: Path, step: int) -> None:
+    """Begins a record with the rows of the run that this one goes on from, up to `step`."""
+    rows = [row for row in read_rows(other) if row["step"] <= step]
+    write_whole(run_dir / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+
+
 def append_row(run_dir: Path, row: Row) -> None:
     """Adds a row at the end."""
     with (run_dir / METRICS).open("a", encoding="utf-8") as file:

@@ -13,7 +13,7 @@ from typing import Any
 
 from dsparse.engine.world import rank
 from dsparse.train.evaluate import HeldOutLosses
-from dsparse.train.metrics import Row, append_row, forget_rows_after
+from dsparse.train.metrics import Row, append_row
 from dsparse.train.pictures import picture_of_blocks
 
 MAX_PICTURED_WEIGHTS = 4
@@ -55,25 +55,18 @@ _WEIGHT_TAGS = {"sparsity": "sparsity", "turnover": "turnover", "dof_covered": "
 class Monitor:
     """Writes rows as they come."""
 
-    def __init__(self, engine: Any, output: Path, *, first_step: int, pattern_every: int) -> None:
-        """Continues the record of OUTPUT after `first_step`: later rows, of a session that was cut off, go away.
+    def __init__(self, engine: Any, output: Path, *, pattern_every: int) -> None:
+        """Nothing is written before the first row.
 
         Args:
             engine: whose DeepSpeed monitor leads to TensorBoard.
             output: folder of the run; exists.
-            first_step: optimizer steps already done; 0 begins the record anew.
             pattern_every: pattern updates between two pictures; 0 draws none.
         """
         self._engine = engine
         self._pattern_every = pattern_every
         self._writes = rank() == 0
         self._output = output
-        if not self._writes:
-            return
-        forget_rows_after(output, first_step)
-        writer = self._summary_writer()
-        if writer is not None and first_step:
-            _forget_steps_after(writer, first_step)
 
     def train(self, step: int, row: Mapping[str, Any]) -> None:
         """A training step."""
@@ -147,13 +140,3 @@ def mean_of_blocks(engine: Any, values: Mapping[str, float], *, active: bool = F
         for name, pattern in getattr(engine, "patterns", {}).items()
     }
     return sum(sizes[name] * values[name] for name in sizes) / sum(sizes.values()) if sizes else None
-
-
-def _forget_steps_after(writer: Any, step: int) -> None:
-    """Tells TensorBoard that what was logged after this step, by a session that was cut off, is void."""
-    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
-    # The reader drops every earlier event at or after the step of such a mark.
-    writer.file_writer.event_writer.add_event(
-        Event(step=step + 1, session_log=SessionLog(status=SessionLog.SessionStatus.START))
-    )

@@ -11,9 +11,9 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any
 
 from dsparse.engine.world import (
     barrier,
@@ -27,20 +27,20 @@ from dsparse.engine.world import (
     set_deepspeed_log_level,
 )
 from dsparse.errors import SparsityError, UserError, exit_on_user_error
-from dsparse.train.checkpoint import RunRecord, RunState, find_checkpoint, require_same_run
-from dsparse.train.config import RunConfig, find_input, parse_command_line
-from dsparse.train.deepspeed_config import MergedRun, merge, read_json
+from dsparse.train.checkpoint import CHECKPOINTS, RunState
+from dsparse.train.command_line import parse_command_line
+from dsparse.train.config import RunConfig, find_input
+from dsparse.train.deepspeed_config import MergedRun, merge
+from dsparse.train.deepspeed_json import read_json
 from dsparse.train.host import tune_host
-
-if TYPE_CHECKING:
-    from dsparse.data.loader import PretrainingData
-    from dsparse.models.bert import BertForLabelledPreTraining
+from dsparse.train.plan import Plan, check, parameter_groups
 
 _SECONDS_FOR_THE_FIRST_RANK = 10.0
+_INTERRUPTED = 130  # what a shell says of a process that Ctrl-C ended
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The program behind `launch/pretrain.py`; exits with 2 after a user error."""
+    """The program behind `launch/pretrain.py`; exits with 2 after a user error and with 130 when interrupted."""
     argv = sys.argv[1:] if argv is None else argv
     with exit_on_user_error("--debug" in argv), _one_voice():
         with _silent_unless_first():
@@ -50,7 +50,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             with _silent_unless_first():
                 print(describe(merged), end="")
             return
-        pretrain(merged)
+        try:
+            pretrain(merged)
+        except KeyboardInterrupt:
+            if launched_rank() == 0:
+                print(farewell(merged.output), file=sys.stderr, flush=True)
+            sys.exit(_INTERRUPTED)
 
 
 def load_run(run: RunConfig) -> MergedRun:
@@ -73,72 +78,6 @@ def pretrain(merged: MergedRun) -> None:
         close_world()
 
 
-@dataclass(kw_only=True, frozen=True)
-class Plan:
-    """What the checks have made and found."""
-
-    model: BertForLabelledPreTraining
-    train: PretrainingData
-    heldout: PretrainingData
-    record: RunRecord
-    checkpoint: Path | None
-    """To go on from; None starts afresh."""
-    num_parameters: int
-    """Of the whole model, zeros included; ZeRO-3 hides them later."""
-
-
-def check(merged: MergedRun) -> Plan:
-    """Everything that can fail because of the input, without a process group and without writing.
-
-    Raises:
-        UserError: what is wrong with the store, the output, the model or its sparsity.
-    """
-    from dsparse.data.loader import PretrainingData, Split
-    from dsparse.engine.initialize import check_sparse_run
-    from dsparse.models.bert import build_bert, default_dropout
-
-    run = merged.run
-    train, heldout = (
-        PretrainingData(
-            run.data.store,
-            split=split,
-            seq_length=merged.seq_length,
-            seed=merged.data_seed,
-            whole_word=run.data.whole_word,
-            mask_probability=run.data.mask_probability,
-        )
-        for split in get_args(Split)
-    )
-    train.require_batch(merged.global_batch_size)
-    model = build_bert(
-        run.model.preset,
-        vocab_size=train.vocab_size,
-        pad_token_id=train.pad_token_id,
-        max_seq_length=run.model.max_seq_length,
-        dropout=default_dropout(run.model.preset) if run.model.dropout is None else run.model.dropout,
-        seed=run.train.seed,
-    )
-    if "dynamic_sparsity" in merged.deepspeed:
-        check_sparse_run(merged.deepspeed, model)
-    record = RunRecord.of(merged, world_size=launched_world_size(), store=_identity(train))
-    checkpoint = find_checkpoint(run.checkpoint.resume, merged.output)
-    if checkpoint is not None:
-        require_same_run(record, checkpoint)
-    return Plan(
-        model=model,
-        train=train,
-        heldout=heldout,
-        record=record,
-        checkpoint=checkpoint,
-        num_parameters=sum(p.numel() for p in model.parameters()),
-    )
-
-
-def _identity(data: PretrainingData) -> dict[str, str]:
-    """Checksums of the store's files: another store at the same place is another run."""
-    return {name: record.sha256 for name, record in data.manifest.files.items()}
-
-
 def describe(merged: MergedRun) -> str:
     """The merged run as YAML that `--config` reads, and the DeepSpeed JSON that goes with it as a comment."""
     import json
@@ -152,57 +91,80 @@ def describe(merged: MergedRun) -> str:
     return f"{settings}\n# The DeepSpeed JSON as the engine gets it:\n{comment}"
 
 
+def farewell(output: Path) -> str:
+    """What an interrupted run says last."""
+    latest = output / CHECKPOINTS / "latest"
+    if not latest.is_file():
+        return f"interrupted before the first checkpoint of {output}"
+    return f"interrupted; go on from {latest.read_text().strip()} with the same command and --checkpoint.resume auto"
+
+
 def _train(merged: MergedRun, plan: Plan, host: str, t0_s: float) -> None:
+    from dsparse.train.events import event_files
+    from dsparse.train.loop import train
+    from dsparse.train.output import continue_record, held
+    from dsparse.train.report import write_report
+
+    output = merged.output
+    with held(output) if rank() == 0 else contextlib.nullcontext():
+        old_events = event_files(output / "tensorboard")
+        session = _begin(merged, plan, t0_s)
+        if rank() == 0:
+            continue_record(
+                output, plan.record, checkpoint=plan.checkpoint, step=session.state.step, old_events=old_events
+            )
+        barrier()
+        with session.progress:
+            _greet(session, merged, plan, host)
+            train(session)
+        if rank() == 0:
+            print(write_report(output), flush=True)
+
+
+def _begin(merged: MergedRun, plan: Plan, t0_s: float) -> Any:
+    """The engine as it was when the run stopped, and what goes with it: a `loop.Session`."""
     import dsparse
     from dsparse.data.loader import LoaderState, MicroBatches
     from dsparse.train.cost import EncoderCost
-    from dsparse.train.loop import Session, train
+    from dsparse.train.loop import Session
     from dsparse.train.monitor import Monitor
     from dsparse.train.progress import Progress
-    from dsparse.train.report import write_report
 
-    run, output = merged.run, merged.output
+    run = merged.run
     cost = EncoderCost.of_bert(
-        plan.model,
-        run.model.preset,
-        seq_length=merged.seq_length,
-        num_sequences=merged.global_batch_size,
+        plan.model, run.model.preset, seq_length=merged.seq_length, num_sequences=merged.global_batch_size
     )
-    engine, *_ = dsparse.initialize(model=plan.model, model_parameters=plan.model.parameters(), config=merged.deepspeed)
+    with _deepspeed_errors_in_one_line():
+        engine, *_ = dsparse.initialize(
+            model=plan.model, model_parameters=parameter_groups(plan.model), config=merged.deepspeed
+        )
     state = RunState()
     if plan.checkpoint is not None:
         _, client_state = engine.load_checkpoint(str(plan.checkpoint.parent), tag=plan.checkpoint.name)
         state = RunState.from_client_state(client_state or {}, plan.checkpoint)
-    if rank() == 0:
-        output.mkdir(parents=True, exist_ok=True)
-        plan.record.write(output)
-    barrier()
-    session = Session(
+    elif engine.lr_scheduler is not None:
+        # DeepSpeed's schedulers begin one step before the first, with a rate of 0 for each of the two.
+        engine.lr_scheduler.step()
+    batches = MicroBatches(
+        plan.train,
+        micro_batch_size=merged.micro_batch_size,
+        rank=rank(),
+        world_size=launched_world_size(),
+        gradient_accumulation_steps=merged.gradient_accumulation_steps,
+        num_workers=run.data.num_workers,
+        state=None if state.loader is None else LoaderState.from_dict(state.loader),
+    )
+    return Session(
         merged=merged,
         engine=engine,
-        batches=iter(
-            MicroBatches(
-                plan.train,
-                micro_batch_size=merged.micro_batch_size,
-                rank=rank(),
-                world_size=launched_world_size(),
-                gradient_accumulation_steps=merged.gradient_accumulation_steps,
-                num_workers=run.data.num_workers,
-                state=None if state.loader is None else LoaderState.from_dict(state.loader),
-            )
-        ),
+        batches=iter(batches),
         heldout=plan.heldout,
         cost=cost,
         state=state,
-        monitor=Monitor(engine, output, first_step=state.step, pattern_every=run.monitor.pattern_every),
+        monitor=Monitor(engine, merged.output, pattern_every=run.monitor.pattern_every),
         progress=Progress(speaks=rank() == 0, first_step=state.step, last_step=merged.last_step),
         t0_s=t0_s - state.wall_s,
     )
-    with session.progress:
-        _greet(session, merged, plan, host)
-        train(session)
-    if rank() == 0:
-        print(write_report(output), flush=True)
 
 
 def _greet(session: Any, merged: MergedRun, plan: Plan, host: str) -> None:
@@ -215,6 +177,22 @@ def _greet(session: Any, merged: MergedRun, plan: Plan, host: str) -> None:
     )
     if plan.checkpoint is not None:
         say(f"going on from {plan.checkpoint}, step {session.state.step}")
+    elif run.checkpoint.resume == "auto":
+        say("no checkpoint yet: beginning at the first step")
+
+
+@contextlib.contextmanager
+def _deepspeed_errors_in_one_line() -> Iterator[None]:
+    """What DeepSpeed refuses of its own settings is the user's to mend, whatever class it raises."""
+    try:
+        yield
+    except (UserError, SparsityError):
+        raise
+    except Exception as error:
+        raise UserError(
+            f"Expected a DeepSpeed configuration that DeepSpeed takes on this machine. Got: {type(error).__name__}: "
+            f"{error} (--debug shows where)"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -226,12 +204,13 @@ def _one_voice() -> Iterator[None]:
     """
     try:
         yield
-    except SparsityError as error:
-        raise UserError(str(error)) from error
-    except UserError:
+    except (UserError, SparsityError, OSError) as error:
         if launched_local_rank() > 0:
             time.sleep(_SECONDS_FOR_THE_FIRST_RANK)
-        raise
+        if isinstance(error, OSError):
+            where = f" at {error.filename}" if error.filename else ""
+            raise UserError(f"Expected files to be read and written. Got: {error.strerror or error}{where}.") from error
+        raise error if isinstance(error, UserError) else UserError(str(error)) from error
 
 
 @contextlib.contextmanager

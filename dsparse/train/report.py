@@ -9,6 +9,7 @@ goes on:
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def closing_lines(summary: Row, run_dir: Path) -> str:
         "figure": str(run_dir / FIGURE),
     }
     if (run_dir / "tensorboard").is_dir():
-        lines["TensorBoard"] = f"tensorboard --logdir {run_dir / 'tensorboard'}"
+        lines["TensorBoard"] = f"tensorboard --logdir {shlex.quote(str(run_dir / 'tensorboard'))}"
     return "\n".join(f"{name:<18} {text}" for name, text in lines.items())
 
 

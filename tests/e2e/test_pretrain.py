@@ -5,8 +5,10 @@ Each launch costs seconds, so a few runs are made once and many tests look at th
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,6 +184,9 @@ def test_zero3_resumed_in_another_folder_ends_in_the_same_bits(lab: Lab) -> None
     earlier = lab.root / f"zero3/checkpoints/step{SAVE_EVERY}"
     lab.run("zero3_resumed", "--checkpoint.resume", str(earlier), engine="zero3")
     assert_same_end(lab.root / "zero3", lab.root / "zero3_resumed")
+    assert results(lab.root / "zero3_resumed") == results(lab.root / "zero3")
+    err = lab.run("zero3_resumed", "--checkpoint.resume", str(earlier), engine="zero3", expect=2)
+    assert "an --output of its own" in err and "Traceback" not in err
 
 
 def test_the_loss_falls_and_the_pattern_moves(straight: tuple[Path, str]) -> None:
@@ -242,9 +247,59 @@ def test_tensorboard_has_pictures_of_patterns(straight: tuple[Path, str]) -> Non
         assert events.Images(tag)[0].width == 128
 
 
-def test_tensorboard_shows_no_step_twice_after_a_kill(killed: Path) -> None:
-    steps = [event.step for event in read_events(killed).Scalars("loss/mlm")]
-    assert steps == sorted(set(steps)) and steps[-1] == STEPS
+@pytest.mark.parametrize("tag", ["loss/mlm", "Train/Samples/lr"])
+def test_tensorboard_shows_each_step_once_after_a_kill(killed: Path, straight: tuple[Path, str], tag: str) -> None:
+    """DeepSpeed's own tags too, whose steps are samples."""
+    steps, wanted = ([event.step for event in read_events(run).Scalars(tag)] for run in (killed, straight[0]))
+    assert steps == wanted and len(steps) == STEPS
+
+
+def test_the_learning_rate_rises_and_falls_as_said(straight: tuple[Path, str]) -> None:
+    """0 at the first step, the peak at the end of 4 steps of warm-up, then down to 0 after the last."""
+    peak = 2.0e-3
+    rates = [row["learning_rate"] for row in read_rows(straight[0]) if row["kind"] == "train"]
+    expected = [peak * min(done / 4, (STEPS - done) / (STEPS - 4)) for done in range(STEPS)]
+    assert rates == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_rewound_run_goes_on_from_where_it_was_rewound_to(lab: Lab, straight: tuple[Path, str]) -> None:
+    """Also if it is stopped right then: record and `latest` agree at every moment."""
+    run_dir = lab.root / "rewound"
+    shutil.copytree(straight[0], run_dir)
+    lab.run("rewound", "--checkpoint.resume", "step4", "--train.stop_at_step", "4")
+    assert (run_dir / "checkpoints/latest").read_text() == "step4"
+    assert max(row["step"] for row in read_rows(run_dir)) == 4
+    lab.run("rewound", "--checkpoint.resume", "auto")
+    assert results(run_dir) == results(straight[0])
+    assert_same_end(straight[0], run_dir)
+
+
+def test_two_runs_do_not_share_an_output(lab: Lab) -> None:
+    """The second is refused while the first holds the folder, and the first does not notice."""
+    (lab.root / "held").mkdir()
+    descriptor = os.open(lab.root / "held", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        err = lab.run("held", "--train.stop_at_step", "1", ranks=1, expect=2)
+    finally:
+        os.close(descriptor)
+    assert "no other run writes to" in err and "Traceback" not in err
+    assert list((lab.root / "held").iterdir()) == []
+
+
+def test_interrupted_it_says_how_to_go_on(lab: Lab) -> None:
+    process = lab.start("interrupted", ranks=1)
+    try:
+        while not (lab.root / "interrupted/checkpoints/latest").is_file():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "interrupted; go on from step" in err and "--checkpoint.resume auto" in err
 
 
 def test_a_finished_run_is_only_summed_up_again(lab: Lab, straight: tuple[Path, str]) -> None:

@@ -78,6 +78,17 @@ def remove_manifest(store: Path) -> None:
     (store / "manifest.json").unlink()
 
 
+def without_scheduler() -> str:
+    """The JSON of ZeRO 1, its scheduler taken out."""
+    engine = json.loads((CHECKOUT / "ds_configs/zero1.json").read_text())
+    del engine["scheduler"]
+    return json.dumps(engine)
+
+
+def scheduler(kind: str, params: Any = ()) -> dict[str, Any]:
+    return {"scheduler": {"type": kind, "params": dict(params) if params is not None else None}}
+
+
 CASES = [
     Case("sparsity of one", ["dynamic_sparsity.sparsity", "(0, 1)", "1.0"], sparsity={"sparsity": 1.0}),
     Case("sparsity of zero", ["dynamic_sparsity.sparsity", "(0, 1)"], sparsity={"sparsity": 0}),
@@ -114,6 +125,23 @@ CASES = [
     Case("store without a manifest", ["manifest.json"], spoil=remove_manifest),
     Case("checkpoints in the way", ["--checkpoint.resume auto", "step24"], output_has="step24"),
     Case("checkpoint that is not there", ["step7"], flags=("--checkpoint.resume", "step7")),
+    Case("store that is a file", ["a folder", "Got a file"], flags=("--data.store", SCRIPT)),
+    Case("output that is a file", ["--output", "is a file"], flags=("--output", f"{SCRIPT}/run")),
+    Case("warm-up shorter than DeepSpeed's", ["train.warmup_steps", "at least 2"], flags=("--train.warmup_steps", "1")),
+    Case(
+        "warm-up without a scheduler", ["Expected a scheduler", "train.warmup_steps = 50"], engine=without_scheduler()
+    ),
+    Case("scheduler of other rates", ["scheduler.type", "WarmupDecayLR", "'OneCycle'"], engine=scheduler("OneCycle")),
+    Case("scheduler without an object", ["scheduler.params", "None"], engine=scheduler("WarmupLR", None)),
+    Case("no steps", ["train.steps at least 1. Got 0"], flags=("--train.steps", "0")),
+    Case("negative seed", ["train.seed"], flags=("--train.seed", "-1")),
+    Case("batch that is no whole number", ["global_batch_size"], flags=("--train.global_batch_size", "32.5")),
+    Case(
+        "half a sequence in the JSON",
+        ["whole number at train_batch_size in engine.json. Got 32.5"],
+        yaml="train: {global_batch_size: null}\n",
+        engine={"train_batch_size": 32.5},
+    ),
 ]
 
 
@@ -172,6 +200,19 @@ def test_bad_input(case: Case, answers: dict[str, tuple[int, str, str, Path]]) -
     assert err.startswith("error: ") and err.endswith("\n") and err.count("\n") == 1, err
     assert [word for word in case.words if word not in err] == [], err
     assert {path.name for path in (folder / "out").rglob("*")} <= {"checkpoints", "latest", case.output_has}
+
+
+def test_what_deepspeed_refuses_is_one_line_too(tmp_path: Path) -> None:
+    """DeepSpeed has no fp16 on CPU; it says so itself, after the process group has started."""
+    make_small_store(tmp_path / "store")
+    command = [sys.executable, SCRIPT, "--config", PRESET, "--deepspeed_config", "ds_configs/zero1_fp16.json"]
+    command += ["--data.store", str(tmp_path / "store"), "--output", str(tmp_path / "out")]
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert [line for line in done.stderr.splitlines() if "fp16" in line and line.startswith("error: ")], done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_debug_shows_where_it_came_from() -> None:

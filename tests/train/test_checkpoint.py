@@ -57,12 +57,12 @@ def test_a_latest_that_points_nowhere_is_named(tmp_path: Path) -> None:
 
 def test_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path, "step10")
-    require_same_run(record(), checkpoint)
+    require_same_run(record(), checkpoint, tmp_path)
     record().write(tmp_path)
-    require_same_run(record(), checkpoint)
-    require_same_run(record(log_every=5), checkpoint)
+    require_same_run(record(), checkpoint, tmp_path)
+    require_same_run(record(log_every=5), checkpoint, tmp_path)
     with pytest.raises(UserError, match=r"run\.train\.steps was 10, now 20"):
-        require_same_run(record(steps=20), checkpoint)
+        require_same_run(record(steps=20), checkpoint, tmp_path)
 
 
 def test_a_record_is_plain_json(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dsparse.errors import UserError
-from dsparse.train.config import CHECKOUT, RunConfig, find_input, parse_command_line
+from dsparse.train.command_line import parse_command_line
+from dsparse.train.config import CHECKOUT, RunConfig, find_input
 
 GROUPS = ("model", "data", "train", "checkpoint", "monitor")
 

@@ -11,7 +11,8 @@ import pytest
 
 from dsparse.errors import UserError
 from dsparse.train.config import RunConfig, TrainConfig
-from dsparse.train.deepspeed_config import MergedRun, merge, read_json
+from dsparse.train.deepspeed_config import MergedRun, merge
+from dsparse.train.deepspeed_json import read_json
 
 JSON_PATH = Path("configs/engine.json")
 TRAIN = TrainConfig(steps=100, global_batch_size=32, micro_batch_size=8, learning_rate=1e-3, warmup_steps=10)

@@ -11,8 +11,10 @@ from torch import nn
 
 from dsparse.engine.initialize import check_sparse_run
 from dsparse.models.bert import PRESETS, BertForLabelledPreTraining, bert_config
-from dsparse.train.config import CHECKOUT, parse_command_line
-from dsparse.train.deepspeed_config import merge, read_json
+from dsparse.train.command_line import parse_command_line
+from dsparse.train.config import CHECKOUT
+from dsparse.train.deepspeed_config import merge
+from dsparse.train.deepspeed_json import read_json
 
 PRESET_FILES = sorted((CHECKOUT / "launch/presets").glob("*.yaml"))
 JSON_FILES = sorted((CHECKOUT / "ds_configs").glob("*.json"))
