@@ -61,15 +61,24 @@ def write_corpus(
         UserError: an input is malformed.
     """
     counts, seen = CorpusCounts(), _Seen()
+    is_open = False  # whether the document written last may go on
     total = sum(source.num_bytes() for source in sources)
     with progress("reading documents", total) as advance, open(path, "w", encoding="utf-8", newline="\n") as out:
         for source in sources:
             for num_bytes, documents in _documents(source.parts(), num_workers=num_workers):
                 advance(num_bytes)
                 for document in documents:
-                    out.write(_new_text(document, counts, seen, is_repetitive=source.is_repetitive))
-                    if max_documents is not None and counts.num_documents >= max_documents:
-                        return counts
+                    if is_open and not document.goes_on:
+                        out.write("\n")
+                        is_open = False
+                        if max_documents is not None and counts.num_documents >= max_documents:
+                            return counts
+                    text = _new_text(document, counts, seen, is_repetitive=source.is_repetitive)
+                    counts.num_documents += bool(text) and not is_open
+                    is_open |= bool(text)
+                    out.write(text)
+        if is_open:
+            out.write("\n")
     return counts
 
 
@@ -88,6 +97,13 @@ class Hashed(NamedTuple):
     digest: int
 
 
+class Document(NamedTuple):
+    """A document, or the next stretch of a long one."""
+
+    paragraphs: list[Hashed]
+    goes_on: bool
+
+
 class _Seen:
     """Hashes of what was written."""
 
@@ -101,24 +117,24 @@ class _Seen:
         return len(self._digests) > before
 
 
-def _new_text(document: list[Hashed], counts: CorpusCounts, seen: _Seen, *, is_repetitive: bool) -> str:
-    """A document as it stands in the file, counted; empty if there is nothing new in it."""
+def _new_text(document: Document, counts: CorpusCounts, seen: _Seen, *, is_repetitive: bool) -> str:
+    """A document's lines in the file, counted; empty if there is nothing new in it."""
+    paragraphs = document.paragraphs
     if is_repetitive:
-        kept = [paragraph for paragraph in document if seen.is_new(paragraph.digest)]
-        counts.num_duplicates += len(document) - len(kept)
+        kept = [paragraph for paragraph in paragraphs if seen.is_new(paragraph.digest)]
+        counts.num_duplicates += len(paragraphs) - len(kept)
     else:
-        digest = hash_of(" ".join(str(paragraph.digest) for paragraph in document))
-        kept = document if document and seen.is_new(digest) else []
-        counts.num_duplicates += bool(document) - bool(kept)
+        digest = hash_of(" ".join(str(paragraph.digest) for paragraph in paragraphs))
+        kept = paragraphs if paragraphs and seen.is_new(digest) else []
+        counts.num_duplicates += bool(paragraphs) - bool(kept)
     if not kept:
         return ""
     sentences = [sentence for paragraph in kept for sentence in paragraph.sentences]
     text = "\n".join(sentences) + "\n"
-    counts.num_documents += 1
     counts.num_sentences += len(sentences)
     counts.num_words += len(text.split())
     counts.characters.update(text)
-    return text + "\n"
+    return text
 
 
 def hash_of(text: str) -> int:
@@ -126,14 +142,14 @@ def hash_of(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def _documents(parts: Iterable[Part], *, num_workers: int) -> Iterator[tuple[int, list[list[Hashed]]]]:
+def _documents(parts: Iterable[Part], *, num_workers: int) -> Iterator[tuple[int, list[Document]]]:
     """Bytes read and documents found, task by task in the order of the parts."""
     tasks = _grouped(parts)
     if num_workers <= 1:
         yield from map(_work, tasks)
         return
     pool = ProcessPoolExecutor(num_workers, initializer=_begin_worker)
-    running: deque[Future[tuple[int, list[list[Hashed]]]]] = deque()
+    running: deque[Future[tuple[int, list[Document]]]] = deque()
     try:
         for task in tasks:
             running.append(pool.submit(_work, task))
@@ -164,8 +180,12 @@ def _grouped(parts: Iterable[Part]) -> Iterator[list[Part]]:
         yield group
 
 
-def _work(parts: list[Part]) -> tuple[int, list[list[Hashed]]]:
-    documents = [_hashed(document) for part in parts for document in part.documents()]
+def _work(parts: list[Part]) -> tuple[int, list[Document]]:
+    documents = [
+        Document(_hashed(paragraphs), goes_on=part.goes_on and number == 0)
+        for part in parts
+        for number, paragraphs in enumerate(part.documents())
+    ]
     return sum(part.num_bytes for part in parts), documents
 
 

@@ -18,7 +18,7 @@ from data_prep.sentences import split_sentences
 from dsparse.errors import UserError
 
 PART_BYTES = 1 << 20
-"""About so much of a file is one part. A text file that is longer becomes several documents."""
+"""About so much of a file is one part."""
 TEXT_SUFFIXES, MARKUP_SUFFIXES = (".text", ".txt"), (".md", ".rst")
 
 Paragraphs = list[list[str]]
@@ -31,6 +31,10 @@ class Part(Protocol):
     @property
     def num_bytes(self) -> int:
         """For the progress bar."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether its first document goes on with the last of the part before it."""
 
     def documents(self) -> list[Paragraphs]:
         """Reads, cleans and splits; called in a worker process.
@@ -105,6 +109,7 @@ class Module:
 
     path: Path
     num_bytes: int
+    goes_on: bool = False
 
     def documents(self) -> list[Paragraphs]:
         """One document, or none if nothing in the docstrings is prose."""
@@ -147,8 +152,13 @@ class TextPart:
         """Length."""
         return len(self.data)
 
+    @property
+    def goes_on(self) -> bool:
+        """A file is one document, however long."""
+        return self.first_line > 1
+
     def documents(self) -> list[Paragraphs]:
-        """One document."""
+        """One document, or a stretch of one."""
         text = _decode(self.data, self.path, self.first_line)
         if self.path.suffix.lower() in MARKUP_SUFFIXES:
             return [[_prose_sentences(paragraph) for paragraph in prose_of_markup(text)]]
@@ -185,6 +195,7 @@ class JsonPart:
     field: str
     first_line: int
     data: bytes
+    goes_on: bool = False
 
     @property
     def num_bytes(self) -> int:
@@ -220,7 +231,16 @@ def _text_files(place: Path) -> tuple[Path, ...]:
     if not place.is_dir():
         raise UserError(f"Expected a folder of text in --source text:{place}. Got no such folder.")
     suffixes = TEXT_SUFFIXES + MARKUP_SUFFIXES
-    paths = tuple(sorted(path for path in place.rglob("*") if path.suffix.lower() in suffixes and path.is_file()))
+    # Hidden folders are nobody's text: a store being made in this very folder is one.
+    paths = tuple(
+        sorted(
+            path
+            for path in place.rglob("*")
+            if path.suffix.lower() in suffixes
+            and path.is_file()
+            and not any(part.startswith(".") for part in path.relative_to(place).parts)
+        )
+    )
     if not paths:
         raise UserError(f"Expected files named {', '.join('*' + s for s in suffixes)} under {place}. Got none.")
     return paths

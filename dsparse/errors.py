@@ -13,17 +13,21 @@ class UserError(ValueError):
 
 @contextmanager
 def exit_on_user_error(debug: bool = False) -> Iterator[None]:
-    """Turns a `UserError` into one line on stderr and exit code 2.
+    """Turns a `UserError` into one line on stderr and exit code 2, and so an `OSError`: a full disk, no permission.
 
     With `debug` the error goes through with its traceback.
     """
     try:
         yield
-    except UserError as error:
+    except (UserError, OSError) as error:
         if debug:
             raise
+        message = str(error)
+        if isinstance(error, OSError):
+            where = f" at {error.filename}" if error.filename else ""
+            message = f"Expected files to be read and written. Got: {error.strerror or error}{where}."
         # One line, whatever the message was built from.
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
         sys.exit(2)
 
 

@@ -42,10 +42,6 @@ class Demo:
     vocab_size: int
     steps: int
 
-    def has_store(self) -> bool:
-        """Whether the token store is complete: its manifest is written last."""
-        return (self.store / "manifest.json").is_file()
-
     def is_finished(self) -> bool:
         """Whether the run of so many steps is done and its last checkpoint written."""
         summary = self.output / "summary.json"
@@ -87,11 +83,8 @@ def run_demo(demo: Demo) -> None:
         say(f"{demo.output} is finished. Its report:")
         run([sys.executable, "-m", "dsparse.train.report", str(demo.output)])
         return
-    if demo.has_store():
-        say(f"1 of 2: text and vocabulary are in {demo.store} already")
-    else:
-        say("1 of 2: text, vocabulary and token store")
-        run(prepare_command(demo))
+    say("1 of 2: text, vocabulary and token store")
+    run(prepare_command(demo))
     resumed = (demo.output / "checkpoints" / "latest").is_file()
     say(f"2 of 2: pre-training, {'on from the last checkpoint' if resumed else 'from the beginning'}")
     run(train_command(demo))
@@ -103,16 +96,16 @@ def prepare_command(demo: Demo) -> list[str]:
     """The text of the sources as a token store with a vocabulary of its own."""
     sources = [word for source in demo.sources for word in ("--source", source)]
     vocabulary = ["--vocab-size", str(demo.vocab_size)]
-    return [sys.executable, "data_prep/prepare.py", *sources, *vocabulary, "--out", str(demo.store.absolute())]
+    return [sys.executable, script("data_prep/prepare.py"), *sources, *vocabulary, "--out", str(demo.store)]
 
 
 def train_command(demo: Demo) -> list[str]:
     """BERT-Tiny at 90 % sparsity on `num_ranks()` ranks; the run's last act is its report."""
     launcher = str(Path(sys.executable).with_name("deepspeed"))
     settings = {
-        "config": "launch/presets/tiny.yaml",
-        "data.store": demo.store.absolute(),
-        "output": demo.output.absolute(),
+        "config": script("launch/presets/tiny.yaml"),
+        "data.store": demo.store,
+        "output": demo.output,
         "train.steps": demo.steps,
         "train.warmup_steps": demo.steps // 10,
         "train.eval_every": max(1, demo.steps // 5),
@@ -121,7 +114,12 @@ def train_command(demo: Demo) -> list[str]:
     }
     flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     ranks = ["--num_gpus", str(num_ranks()), "--master_port", str(free_port())]
-    return [launcher, "--quiet", *ranks, "launch/pretrain.py", *flags]
+    return [launcher, "--quiet", *ranks, script("launch/pretrain.py"), *flags]
+
+
+def script(path: str) -> str:
+    """A file of the checkout as one would type it from here."""
+    return os.path.relpath(CHECKOUT / path)
 
 
 def num_ranks() -> int:
@@ -139,10 +137,10 @@ def free_port() -> int:
 
 
 def run(command: list[str]) -> None:
-    """Shows a command as one would type it and runs it from the checkout; exits with its code if that is not 0."""
+    """Shows a command as one would type it and runs it; exits with its code if that is not 0."""
     shown = [Path(command[0]).name, *command[1:]]
     say(f"$ {shlex.join(shown)}")
-    with subprocess.Popen(command, cwd=CHECKOUT, env=environment()) as process:
+    with subprocess.Popen(command, env=environment()) as process:
         try:
             code = process.wait()
         except KeyboardInterrupt:  # which the command got as well: it ends by itself, and its ranks with it

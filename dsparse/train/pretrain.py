@@ -207,10 +207,9 @@ def _one_voice() -> Iterator[None]:
     except (UserError, SparsityError, OSError) as error:
         if launched_local_rank() > 0:
             time.sleep(_SECONDS_FOR_THE_FIRST_RANK)
-        if isinstance(error, OSError):
-            where = f" at {error.filename}" if error.filename else ""
-            raise UserError(f"Expected files to be read and written. Got: {error.strerror or error}{where}.") from error
-        raise error if isinstance(error, UserError) else UserError(str(error)) from error
+        if isinstance(error, SparsityError):
+            raise UserError(str(error)) from error
+        raise
 
 
 @contextlib.contextmanager

@@ -39,15 +39,31 @@ def test_a_single_text_file(tmp_path: Path) -> None:
     assert corpus_of(tmp_path, f"text:{tmp_path / 'one.txt'}") == [["Just this."]]
 
 
-def test_a_long_text_file_becomes_several_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_text_file_is_one_document_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one book could be in both splits, and be its own "other document" in a pair."""
     monkeypatch.setattr(sources_module, "PART_BYTES", 20)
-    (tmp_path / "one.txt").write_text(
-        "A first line that is long,\nand goes on.\n\nA second one.\n\nA third that ends.\n"
-    )
-    assert corpus_of(tmp_path, f"text:{tmp_path / 'one.txt'}") == [
-        ["A first line that is long, and goes on."],
-        ["A second one.", "A third that ends."],
+    long = "A first line that is long,\nand goes on.\n\nA second one.\n\nA third that ends.\n"
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text/1.txt").write_text("Before it.\n")
+    (tmp_path / "text/2.txt").write_text(long)
+    # What the second stretch of it repeats is left out, and what follows is still the same document.
+    (tmp_path / "text/3.txt").write_text(f"Another beginning of it.\n\n{long.partition('.')[2]}\n\nAnd it ends.\n")
+    (tmp_path / "text/4.txt").write_text("After it.\n")
+    assert len(list(parse_source(f"text:{tmp_path / 'text'}").parts())) > 5
+    assert corpus_of(tmp_path, f"text:{tmp_path / 'text'}") == [
+        ["Before it."],
+        ["A first line that is long, and goes on.", "A second one.", "A third that ends."],
+        ["Another beginning of it.", "And it ends."],
+        ["After it."],
     ]
+
+
+def test_hidden_folders_are_no_text(tmp_path: Path) -> None:
+    """A store is made in one, beside its place, which may be among the text."""
+    for name in ("a.txt", ".store.partial/corpus.txt", "b/.git/c.txt", ".d.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("A line.\n")
+    assert parse_source(f"text:{tmp_path}").paths == (tmp_path / "a.txt",)  # type: ignore[attr-defined]
 
 
 def test_json_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

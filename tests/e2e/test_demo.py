@@ -74,7 +74,7 @@ def test_stopped_taken_up_and_finished(tmp_path: Path) -> None:
     manifest = (tmp_path / "store" / "manifest.json").read_bytes()
 
     output = run_demo(tmp_path)
-    assert f"text and vocabulary are in {tmp_path / 'store'} already" in output
+    assert f"{tmp_path / 'store'} is complete" in output
     assert "on from the last checkpoint" in output
     for line in (
         "held-out MLM loss",
