@@ -29,6 +29,7 @@ from tests.data.store_fixture import make_small_store
 pytestmark = pytest.mark.distributed
 
 STEPS, SAVE_EVERY, LOG_EVERY = 12, 4, 1
+PEAK = 2.0e-3
 DEEPSPEED = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2", "--log_level", "warning"]
 TIMEOUT_S = 180
 
@@ -58,6 +59,7 @@ class Lab:
             "output": self.root / output,
             "model.dropout": 0.1,
             "train.steps": STEPS,
+            "train.learning_rate": PEAK,
             "train.warmup_steps": 4,
             "train.global_batch_size": 16,
             "train.micro_batch_size": 4,
@@ -256,9 +258,8 @@ def test_tensorboard_shows_each_step_once_after_a_kill(killed: Path, straight: t
 
 def test_the_learning_rate_rises_and_falls_as_said(straight: tuple[Path, str]) -> None:
     """0 at the first step, the peak at the end of 4 steps of warm-up, then down to 0 after the last."""
-    peak = 2.0e-3
     rates = [row["learning_rate"] for row in read_rows(straight[0]) if row["kind"] == "train"]
-    expected = [peak * min(done / 4, (STEPS - done) / (STEPS - 4)) for done in range(STEPS)]
+    expected = [PEAK * min(done / 4, (STEPS - done) / (STEPS - 4)) for done in range(STEPS)]
     assert rates == pytest.approx(expected, rel=1e-9)
 
 
