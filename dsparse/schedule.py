@@ -44,8 +44,7 @@ def drop_fraction(step: int, *, total_steps: int, initial: float, schedule: Drop
 def num_moved(fraction: float, num_active: int) -> int:
     """k = floor(fraction · K).
 
-    A product within 1e-9 below an integer is that integer: 0.29 · 100 is 29, and a last bit of difference between two
-    machines' cosines cannot make their patterns differ.
+    A product within 1e-9 below an integer is that integer: 0.29 · 100 is 29, whatever the last bit of the product.
     """
     return min(num_active, math.floor(fraction * num_active + 1e-9))
 

@@ -5,16 +5,23 @@ Nothing is broadcast. Each rank computes the new pattern for itself, and a few b
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from deepspeed import comm as dist
 from torch import Tensor
 
-from dsparse.errors import PatternDisagreementError
+from dsparse.errors import PatternDisagreementError, SparsityError
 from dsparse.methods.scores import Reduction
+
+T = TypeVar("T")
+
+_MAX_NAMED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +61,60 @@ class Agreement:
         dist.all_reduce(raised, op=dist.ReduceOp.MAX, group=self._group)
         return [bool(one) for one in raised.tolist()]
 
+    def together(self, action: Callable[[], T], what: str) -> T:
+        """Does what may fail on one rank alone; if it fails on any, raises on all, so that none waits for another.
+
+        Args:
+            action: without collectives in it.
+            what: for the message, "reading the patterns".
+
+        Returns:
+            What the action returned on this rank.
+        """
+        error: Exception | None = None
+        result: Any = None
+        try:
+            result = action()
+        except Exception as caught:
+            error = caught
+        failed = self._gather(torch.tensor([int(error is not None)], device=self._device))[:, 0].nonzero().flatten()
+        if error is not None:
+            raise error
+        if len(failed):
+            raise SparsityError(f"Rank {_listed(failed.tolist())} failed in {what}; its own message says why.")
+        return result
+
+    def require_same_run(self, description: Mapping[str, Any]) -> None:
+        """Raises on every rank if ranks were given different settings or models.
+
+        Args:
+            description: plain values by name; anything that decides patterns and their schedule.
+        """
+        text = json.dumps(description, sort_keys=True).encode()
+        digest = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
+        mine = torch.tensor([digest, len(text)], dtype=torch.int64, device=self._device)
+        theirs_W2 = self._gather(mine)
+        if bool((theirs_W2[:, 0] == theirs_W2[0, 0]).all()):
+            return
+        padded = torch.zeros(int(theirs_W2[:, 1].max()), dtype=torch.uint8, device=self._device)
+        padded[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8).to(self._device)
+        said = [
+            json.loads(bytes(row[: int(length)].tolist()))
+            for row, length in zip(self._gather(padded), theirs_W2[:, 1], strict=True)
+        ]
+        keys = sorted({key for one in said for key in one})
+        odd = next((key, rank) for key in keys for rank, one in enumerate(said) if one.get(key) != said[0].get(key))
+        key, rank = odd
+        raise PatternDisagreementError(
+            f"Expected the same model and settings on every rank. Got {key} = {said[0].get(key)} on rank 0 and "
+            f"{said[rank].get(key)} on rank {rank}."
+        )
+
     def require_same_patterns(self, witnesses: Mapping[str, WeightWitness], when: str) -> None:
         """Raises on every rank if any pattern differs between ranks, changed in memory, or is not the one in force.
 
         Args:
-            witnesses: by weight name, in the same order on every rank.
+            witnesses: by weight name, the same names in the same order on every rank.
             when: for the message, "before update 3".
         """
         summary = _to_int64(hash_sum(one.digest for one in witnesses.values()))
@@ -69,8 +125,10 @@ class Agreement:
             return
         rows = [one.as_int64() for one in witnesses.values()]
         all_WN3 = self._gather(torch.tensor(rows, dtype=torch.int64, device=self._device))
+        problems = _explain(list(witnesses), all_WN3)
+        more = f" and {len(problems) - _MAX_NAMED} more" if len(problems) > _MAX_NAMED else ""
         raise PatternDisagreementError(
-            f"Patterns differ {when}: {'; '.join(_explain(list(witnesses), all_WN3))}. "
+            f"Patterns differ {when}: {'; '.join(problems[:_MAX_NAMED])}{more}. "
             "Training stopped on all ranks; resume from the last checkpoint."
         )
 
@@ -93,15 +151,23 @@ def _explain(names: list[str], all_WN3: Tensor) -> list[str]:
     problems = []
     for index, name in enumerate(names):
         digests, recorded, matches = (all_WN3[:, index, part].tolist() for part in range(3))
-        most_common = Counter(recorded).most_common(1)[0][0]
+        counts = Counter(recorded)
+        most_common, num_ranks = counts.most_common(1)[0]
+        is_majority = 2 * num_ranks > len(recorded)
         for rank in range(len(digests)):
             if digests[rank] != recorded[rank]:
                 problems.append(f"weight {name!r} changed in memory on rank {rank}")
             elif not matches[rank]:
                 problems.append(f"weight {name!r} has a mask that is not its pattern's on rank {rank}")
-            elif digests[rank] != most_common:
+            elif is_majority and digests[rank] != most_common:
                 problems.append(f"weight {name!r} on rank {rank} is not what most ranks have")
+        if not is_majority:
+            problems.append(f"weight {name!r} differs between ranks {_listed(list(range(len(digests))))}")
     return problems
+
+
+def _listed(ranks: list[int]) -> str:
+    return ", ".join(map(str, ranks[:_MAX_NAMED])) + (" …" if len(ranks) > _MAX_NAMED else "")
 
 
 def _to_int64(unsigned: int) -> int:

@@ -8,6 +8,7 @@ settings. safetensors is data: reading it runs no code. The pattern generator ha
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -57,6 +58,7 @@ def save_state(folder: Path, histories: Mapping[str, PatternHistory], num_update
         "weights": shapes,
         "config": dataclasses.asdict(config),
     }
+    header["sha256"] = _checksum(header, tensors)
     path = folder / FILE_NAME
     aside = path.with_suffix(".tmp")
     save_file(tensors, aside, metadata={"dsparse": json.dumps(header)})
@@ -83,7 +85,11 @@ def load_state(folder: Path) -> SparseState:
                 raise UserError(
                     f"Expected format {FORMAT} in {path}. Got {header['format']}; use the dsparse it is of."
                 )
-            histories = {name: _read(file, name, **what) for name, what in header["weights"].items()}
+            keys = file.keys()
+            tensors = {key: file.get_tensor(key) for key in keys}
+            if header.pop("sha256") != _checksum(header, tensors):
+                raise ValueError("its checksum is another")
+            histories = {name: _read(tensors, name, **what) for name, what in header["weights"].items()}
             return SparseState(histories, int(header["num_updates"]), header["config"])
     except UserError:
         raise
@@ -157,12 +163,21 @@ def flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def _read(file: Any, name: str, *, shape: list[int], block: int) -> PatternHistory:
-    numbers_S = file.get_tensor(f"active/{name}").to(torch.int64)
+def _checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Of everything in the file: one flipped bit would train on with another history, or grow other blocks."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for key in sorted(tensors):
+        digest.update(key.encode())
+        digest.update(tensors[key].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(tensors: Mapping[str, Tensor], name: str, *, shape: list[int], block: int) -> PatternHistory:
+    numbers_S = tensors[f"active/{name}"].to(torch.int64)
     pattern = BlockPattern.from_block_numbers(numbers_S, (shape[0], shape[1]), block)
-    bits = np.unpackbits(file.get_tensor(f"ever_active/{name}").numpy(), count=pattern.num_blocks)
+    bits = np.unpackbits(tensors[f"ever_active/{name}"].numpy(), count=pattern.num_blocks)
     return PatternHistory(
         pattern=pattern,
         ever_active=torch.from_numpy(bits.astype(bool)),
-        last_grown=file.get_tensor(f"last_grown/{name}").to(torch.int64),
+        last_grown=tensors[f"last_grown/{name}"].to(torch.int64),
     )

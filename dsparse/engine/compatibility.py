@@ -13,6 +13,10 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.fp16.fused_optimizer import FP16_Optimizer
+from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
 from dsparse.errors import UserError
 
@@ -31,6 +35,8 @@ _OPTIMIZER_CLASSES = (
     "apex.optimizers.fused_adam.FusedAdam",
 )
 
+_WRAPPERS = (FP16_Optimizer, FP16_UnfusedOptimizer, DeepSpeedZeroOptimizer, DeepSpeedZeroOptimizer_Stage3)
+
 logger = logging.getLogger(__name__)
 
 
@@ -42,7 +48,6 @@ def check_config(config: Mapping[str, Any]) -> None:
     """
     zero = _section(config, "zero_optimization")
     fp16, bf16 = _section(config, "fp16"), _section(config, "bf16") or _section(config, "bfloat16")
-    accumulation = _section(config, "data_types").get("grad_accum_dtype")
     refused = {
         "zero_optimization.offload_optimizer.device = nvme": _section(zero, "offload_optimizer").get("device")
         == "nvme",
@@ -50,23 +55,31 @@ def check_config(config: Mapping[str, Any]) -> None:
         "zero_optimization.offload_optimizer.super_offload": bool(
             _section(zero, "offload_optimizer").get("super_offload")
         ),
+        "zero_optimization.offload_optimizer.ratio < 1": _number(zero, "offload_optimizer", "ratio", 1.0) != 1.0,
+        "zero_optimization.round_robin_gradients": bool(zero.get("round_robin_gradients")),
         "zero_optimization.zenflow": bool(zero.get("zenflow")),
-        "zero_optimization.zero_hpz_partition_size > 1": int(zero.get("zero_hpz_partition_size", 1)) > 1,
-        "zero_optimization.mics_shard_size": int(zero.get("mics_shard_size", -1)) > 0,
+        "zero_optimization.zero_hpz_partition_size > 1": _number(
+            config, "zero_optimization", "zero_hpz_partition_size", 1
+        )
+        != 1,
+        "zero_optimization.mics_shard_size": _number(config, "zero_optimization", "mics_shard_size", -1) > 0,
         "zero_optimization.zero_quantized_weights": bool(zero.get("zero_quantized_weights")),
         "zero_optimization.zero_quantized_gradients": bool(zero.get("zero_quantized_gradients")),
         "bf16.bf16_master_weights_and_grads": bool(bf16.get("bf16_master_weights_and_grads")),
         "fp16.fp16_master_weights_and_grads": bool(fp16.get("fp16_master_weights_and_grads")),
-        "bf16 with data_types.grad_accum_dtype = fp32 at ZeRO stage 1 (use stage 2)": bool(bf16.get("enabled"))
-        and accumulation in ("fp32", "float32")
-        and zero.get("stage", 0) == 1,
-        "tensor_parallel.autotp_size > 1": int(_section(config, "tensor_parallel").get("autotp_size", 0)) > 1,
-        "sequence_parallel_size > 1": int(config.get("sequence_parallel_size", 1)) > 1,
+        "tensor_parallel.autotp_size > 1": _number(config, "tensor_parallel", "autotp_size", 0) > 1,
+        "sequence_parallel_size > 1": config.get("sequence_parallel_size", 1) != 1,
         "expert_parallel": bool(_section(config, "expert_parallel").get("enabled")),
         "hybrid_engine": bool(_section(config, "hybrid_engine").get("enabled")),
         "torch_autocast": bool(_section(config, "torch_autocast").get("enabled")),
         "compile.deepcompile": bool(_section(config, "compile").get("deepcompile")),
         "weight_quantization": bool(config.get("weight_quantization")),
+        "checkpoint.writer.decoupled": bool(_section(_section(config, "checkpoint"), "writer").get("decoupled")),
+        "checkpoint.load_universal": bool(_section(config, "checkpoint").get("load_universal")),
+        "optimizer.params.eps = 0 (an inactive weight would become 0 / 0)": _number(
+            _section(config, "optimizer"), "params", "eps", 1.0
+        )
+        == 0,
     }
     names = [name for name, is_set in refused.items() if is_set]
     optimizer = _section(config, "optimizer").get("type")
@@ -94,12 +107,40 @@ def check_parameters(model: torch.nn.Module) -> None:
         )
 
 
+def check_wrapper(optimizer: Any) -> None:
+    """Refuses a wrapper of DeepSpeed's around the optimizer in which `fragments` does not know its way.
+
+    Which one DeepSpeed takes follows from stage, precision and accumulation dtype in many spellings, so it is asked of
+    the engine that was made.
+    """
+    if isinstance(optimizer, torch.optim.Optimizer) or type(optimizer) in _WRAPPERS:
+        return
+    if optimizer is None:
+        raise UserError("Expected an optimizer, in the JSON or passed as optimizer=…. Got none.")
+    raise UserError(
+        f"Expected ZeRO and precision settings under which DeepSpeed keeps weights in one of "
+        f"{', '.join(wrapper.__name__ for wrapper in _WRAPPERS)}. Got {type(optimizer).__name__}; for bf16 with fp32 "
+        "gradient accumulation use ZeRO stage 2."
+    )
+
+
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
     """Refuses an optimizer whose state we do not know how to mask; subclasses are not taken on trust."""
     name = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
     if name not in _OPTIMIZER_CLASSES:
         raise UserError(
             f"Expected an optimizer whose state dsparse knows how to mask: {', '.join(_OPTIMIZER_CLASSES)}. Got {name}."
+        )
+    if any(group.get("eps") == 0 for group in optimizer.param_groups):
+        raise UserError("Expected an optimizer with eps > 0. Got 0: an inactive weight would become 0 / 0.")
+
+
+def check_checkpoint_writer(engine: Any) -> None:
+    """Refuses a writer that returns before the files are there: `latest` would name a checkpoint that is not."""
+    if engine.checkpoint_engine.is_decoupled():
+        raise UserError(
+            "Dynamic sparsity does not work with a decoupled checkpoint writer. Leave checkpoint.writer out of the "
+            "JSON."
         )
 
 
@@ -111,6 +152,12 @@ def warn_of_untested_version() -> None:
             ", ".join(TESTED_DEEPSPEED_VERSIONS),
             deepspeed.__version__,
         )
+
+
+def _number(config: Mapping[str, Any], section: str, key: str, default: float) -> Any:
+    """A number of a section; what is not one is DeepSpeed's to refuse."""
+    value = _section(config, section).get(key, default)
+    return value if isinstance(value, int | float) else default
 
 
 def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:

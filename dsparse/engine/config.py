@@ -18,6 +18,9 @@ from dsparse.schedule import DropSchedule
 
 BLOCK_KEY = "dynamic_sparsity"
 
+MAX_BLOCK_SIZE = 256
+"""Elements per block side at which block norms in fixed point still hold any healthy weight."""
+
 Distribution = Literal["uniform", "erk"]
 Layout = Literal["masked"]
 LearningRateRule = Literal["none", "paper"]
@@ -129,7 +132,13 @@ def _total_steps(block: Mapping[str, Any], scheduler: Any) -> int | None:
             f"Expected {BLOCK_KEY}.total_steps and scheduler.params.total_num_steps to agree. "
             f"Got {of_block} and {of_scheduler}; give one of them."
         )
-    return of_block if of_block is not None else of_scheduler
+    total_steps = of_block if of_block is not None else of_scheduler
+    if total_steps is not None and not _is_int(1)(total_steps):
+        raise UserError(
+            f"Expected scheduler.params.total_num_steps to be an integer of at least 1. Got {total_steps!r}; or give "
+            f"{BLOCK_KEY}.total_steps."
+        )
+    return total_steps
 
 
 def _check_schedule(config: SparsityConfig) -> None:
@@ -170,7 +179,7 @@ def _is_list_of_strings(v: Any) -> bool:
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "method": _one_of(*METHODS),
     "sparsity": (_is_number(lambda v: 0 < v < 1), "a number in (0, 1)"),
-    "block_size": (_is_int(1), "an integer of at least 1"),
+    "block_size": (_is_int(1, MAX_BLOCK_SIZE + 1), f"an integer from 1 to {MAX_BLOCK_SIZE}"),
     "distribution": _one_of(*get_args(Distribution)),
     "total_steps": (lambda v: v is None or _is_int(1)(v), "an integer of at least 1"),
     "updates": (_is_int(1), "an integer of at least 1"),

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deepspeed import comm as dist
 from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import nn
 
 from dsparse.engine import checkpoint
 from dsparse.engine.agree import Agreement
-from dsparse.engine.compatibility import check_optimizer
+from dsparse.engine.compatibility import check_checkpoint_writer, check_optimizer, check_wrapper
 from dsparse.engine.config import SparsityConfig
 from dsparse.engine.fragments import FragmentMap
 from dsparse.engine.report import UpdateReport
@@ -41,11 +41,13 @@ class SparseEngine(DeepSpeedEngine):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        if self.basic_optimizer is not None:
-            check_optimizer(self.basic_optimizer)
+        check_wrapper(self.optimizer)
+        check_optimizer(self.basic_optimizer)
+        check_checkpoint_writer(self)
+        self._agreement = Agreement(self.data_parallel_group, self.device)
+        self._agreement.require_same_run(_description(sparsity, patterns))
         self._fragments = FragmentMap(self, weights)
         self._fragments.check_all_found()
-        self._agreement = Agreement(self.data_parallel_group, self.device)
         self._layouts = dict(layouts)
         self._sparsity = SparsityUpdater(
             sparsity,
@@ -54,6 +56,7 @@ class SparseEngine(DeepSpeedEngine):
             fragments=self._fragments,
             agreement=self._agreement,
         )
+        self._sparsity.require_agreement("at the start")
 
     @property
     def sparsity_config(self) -> SparsityConfig:
@@ -106,15 +109,25 @@ class SparseEngine(DeepSpeedEngine):
         save_latest: bool = True,
         exclude_frozen_parameters: bool = False,
     ) -> Any:
-        """As DeepSpeed's, with the patterns in the same folder; `latest` moves when all of it is on disk."""
+        """As DeepSpeed's, with the patterns in the same folder; `latest` moves when all of it is written."""
         self._sparsity.require_agreement("before saving a checkpoint")
         root = Path(save_dir)
         tag = f"global_step{self.global_steps}" if tag is None else str(tag)
         writes = (self.local_rank if self.use_node_local_storage() else self.global_rank) == 0
-        if writes:
+
+        def forget_old_patterns() -> None:
             # Under a tag used before, old patterns must not stand beside new weights, not even after a crash.
-            (root / tag / checkpoint.FILE_NAME).unlink(missing_ok=True)
-        dist.barrier()
+            if writes:
+                (root / tag / checkpoint.FILE_NAME).unlink(missing_ok=True)
+
+        def save_patterns() -> None:
+            if writes:
+                histories, num_updates = self._sparsity.histories, self._sparsity.num_updates
+                checkpoint.save_state(root / tag, histories, num_updates, self._sparsity.config)
+                if save_latest:
+                    checkpoint.write_latest(root, tag)
+
+        self._agreement.together(forget_old_patterns, f"removing old patterns from {root / tag}")
         result = super().save_checkpoint(
             save_dir,
             tag=tag,
@@ -122,13 +135,7 @@ class SparseEngine(DeepSpeedEngine):
             save_latest=False,
             exclude_frozen_parameters=exclude_frozen_parameters,
         )
-        if writes:
-            checkpoint.save_state(
-                root / tag, self._sparsity.histories, self._sparsity.num_updates, self._sparsity.config
-            )
-            if save_latest:
-                checkpoint.write_latest(root, tag)
-        dist.barrier()
+        self._agreement.together(save_patterns, f"saving patterns into {root / tag}")
         return result
 
     def load_checkpoint(
@@ -156,14 +163,19 @@ class SparseEngine(DeepSpeedEngine):
         found = checkpoint.find_tag(Path(load_dir), tag)
         if found is None:
             return super().load_checkpoint(load_dir, tag, **options)
-        if not options["load_optimizer_states"] and self.zero_optimization_stage() == 3:
-            checkpoint.require_latest(Path(load_dir), found)
-        state = checkpoint.load_state(Path(load_dir) / found)
-        changed = checkpoint.require_compatible(state, self.patterns, self._sparsity.config)
-        if changed and self.global_rank == 0:
-            logger.warning("settings changed since the checkpoint: %s", "; ".join(changed))
+        needs_latest = not options["load_optimizer_states"] and self.zero_optimization_stage() == 3
+
+        def read_patterns() -> checkpoint.SparseState:
+            if needs_latest:
+                checkpoint.require_latest(Path(load_dir), found)
+            state = checkpoint.load_state(Path(load_dir) / found)
+            changed = checkpoint.require_compatible(state, self.patterns, self._sparsity.config)
+            if changed and self.global_rank == 0:
+                logger.warning("settings changed since the checkpoint: %s", "; ".join(changed))
+            return state
+
+        state = self._agreement.together(read_patterns, f"reading patterns from {Path(load_dir) / found}")
         result = super().load_checkpoint(load_dir, found, **options)
-        self._fragments.link_public_calls(again=True)
         histories = {name: history.to(self.device) for name, history in state.histories.items()}
         if load_module_only:
             histories = {name: PatternHistory.begin(history.pattern) for name, history in histories.items()}
@@ -185,3 +197,9 @@ class SparseEngine(DeepSpeedEngine):
         super()._take_model_step(lr_kwargs)
         if self.was_step_applied():
             self._sparsity.commit_after_step(self.num_applied_steps)
+
+
+def _description(sparsity: SparsityConfig, patterns: Mapping[str, BlockPattern]) -> dict[str, Any]:
+    """What must be the same on every rank, as plain values."""
+    settings = {f"dynamic_sparsity.{key}": value for key, value in dataclasses.asdict(sparsity).items()}
+    return settings | {f"the shape of {name!r}": list(pattern.shape) for name, pattern in patterns.items()}

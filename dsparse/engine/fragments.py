@@ -85,17 +85,17 @@ class FragmentMap:
             return _stage_1_and_2(weight, self._engine.optimizer)
         return self._stage_0(weight)
 
-    def link_public_calls(self, *, again: bool = False) -> None:
+    def link_public_calls(self) -> None:
         """Makes `safe_get_full_optimizer_state` read the optimizer state of now.
 
-        At stages 1 and 2 DeepSpeed links it once, at the first step: after a load that is too late, and a load into an
-        engine that has stepped replaces the tensors that were linked.
+        At stages 1 and 2 DeepSpeed links it once, right after it has stepped the first parameter group: groups behind
+        it have no state then, and a load, or an offload of states, replaces the tensors that were linked.
         """
         if self._stage not in (1, 2):
             return
         optimizer = self._engine.optimizer
         if all(optimizer.optimizer.state.get(flat) for flat in optimizer.single_partition_of_fp32_groups):
-            optimizer._hp_optimizer_states_linked &= not again
+            optimizer._hp_optimizer_states_linked = False
             optimizer._lazy_init_hp_params_optimizer_state()
 
     def moment_names(self) -> list[str]:
@@ -106,13 +106,16 @@ class FragmentMap:
 
     def check_all_found(self) -> None:
         """Raises where a sparse weight is not among the parameters that the optimizer was given."""
+        optimizer: Any = self._engine.optimizer
         for name, weight in self._weights.items():
-            if self._stage == 3:
-                found = hasattr(weight, "_z3_optimizer")
+            if not hasattr(optimizer, "param_groups"):
+                found = False
+            elif self._stage == 3:
+                found = optimizer.get_param_id(weight) in optimizer.grad_position
             elif self._stage:
                 found = hasattr(weight, "_hp_mapping")
             else:
-                groups = self._engine.optimizer.param_groups
+                groups = optimizer.param_groups
                 found = id(weight) in self._slices or any(weight is p for g in groups for p in g["params"])
             if not found:
                 raise SparsityError(

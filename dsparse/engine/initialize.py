@@ -18,7 +18,13 @@ from deepspeed.runtime.tensor_parallel.init_utils import load_ds_config
 from torch import nn
 
 from dsparse.engine.builds import await_builds
-from dsparse.engine.compatibility import check_call, check_config, check_parameters, warn_of_untested_version
+from dsparse.engine.compatibility import (
+    check_call,
+    check_config,
+    check_optimizer,
+    check_parameters,
+    warn_of_untested_version,
+)
 from dsparse.engine.config import BLOCK_KEY, SparsityConfig, parse_sparsity_block, settings_without_effect
 from dsparse.engine.engine import SparseEngine
 from dsparse.engine.world import launched_local_rank, launched_rank
@@ -59,7 +65,8 @@ def initialize(
 
     Raises:
         UserError: the block, or what it asks for together with this model and DeepSpeed configuration, cannot be.
-            Raised before any process group starts and before the model is changed.
+            Raised before any process group starts and before the model is changed, where that can be known without
+            DeepSpeed's engine: not for an optimizer that a callable makes.
     """
     call = {
         "args": args,
@@ -82,8 +89,12 @@ def initialize(
     if model is None:
         raise UserError("Expected a model. Got None; pass model=….")
     check_call(model, mpu, mesh_param)
+    if isinstance(optimizer, torch.optim.Optimizer):
+        check_optimizer(optimizer)
     sparsity = check_sparse_run(ds_config, model)
-    ds_config = apply_learning_rate_rule(ds_config, sparsity, client_made=optimizer or lr_scheduler)
+    ds_config = apply_learning_rate_rule(
+        ds_config, sparsity, client_made=optimizer or lr_scheduler, model_parameters=model_parameters
+    )
     block = ds_config.pop(BLOCK_KEY)
     warn_of_untested_version()
 
@@ -99,22 +110,27 @@ def initialize(
     patterns = initial_patterns({name: shape_of(weight) for name, weight in weights.items()}, sparsity)
     _warn_of_no_effect(block, sparsity, patterns)
     layouts = {name: _mask(weight, patterns[name]) for name, weight in weights.items()}
-    engine = SparseEngine(
-        args=args,
-        model=model,
-        optimizer=optimizer,
-        model_parameters=model_parameters,
-        training_data=training_data,
-        lr_scheduler=lr_scheduler,
-        dist_init_required=dist_init_required,
-        collate_fn=collate_fn,
-        config=ds_config,
-        config_class=config_class,
-        sparsity=sparsity,
-        weights=weights,
-        patterns=patterns,
-        layouts=layouts,
-    )
+    try:
+        engine = SparseEngine(
+            args=args,
+            model=model,
+            optimizer=optimizer,
+            model_parameters=model_parameters,
+            training_data=training_data,
+            lr_scheduler=lr_scheduler,
+            dist_init_required=dist_init_required,
+            collate_fn=collate_fn,
+            config=ds_config,
+            config_class=config_class,
+            sparsity=sparsity,
+            weights=weights,
+            patterns=patterns,
+            layouts=layouts,
+        )
+    except BaseException:
+        for layout in layouts.values():
+            layout.release()
+        raise
     zero.partition_parameters.restore_init_context()
     engine._configure_python_gc()
     return engine, engine.optimizer, engine.training_dataloader, engine.lr_scheduler
@@ -171,7 +187,7 @@ def initial_patterns(shapes: Mapping[str, tuple[int, int]], sparsity: SparsityCo
 
 
 def apply_learning_rate_rule(
-    ds_config: Mapping[str, Any], sparsity: SparsityConfig, *, client_made: Any = None
+    ds_config: Mapping[str, Any], sparsity: SparsityConfig, *, client_made: Any = None, model_parameters: Any = None
 ) -> dict[str, Any]:
     """A copy of the configuration with the learning rate of `sparsity.learning_rate_rule`.
 
@@ -181,6 +197,10 @@ def apply_learning_rate_rule(
         ds_config: DeepSpeed configuration.
         sparsity: the checked block.
         client_made: an optimizer or scheduler that the caller made, whose rate is not ours to change.
+        model_parameters: as given to `initialize`; a group of it may have a rate of its own, which is not either.
+
+    Raises:
+        UserError: the rate stands somewhere else than in the JSON.
     """
     result = copy.deepcopy(dict(ds_config))
     if sparsity.learning_rate_rule == "none":
@@ -192,17 +212,25 @@ def apply_learning_rate_rule(
             f'Expected optimizer and {" or ".join(_WARMUP_SCHEDULERS)} in the JSON for learning_rate_rule "paper". '
             f'Got others; multiply the learning rate by {factor:.4g} yourself and set the rule to "none".'
         )
-    rates = [(optimizer.get("params", {}), "lr")]
-    if scheduler:
-        rates.append((scheduler.get("params", {}), "warmup_max_lr"))
-    for params, key in rates:
-        if key in params:
-            if launched_rank() == 0:
-                logger.warning(
-                    "learning_rate_rule paper: %s %g -> %g (times %.4g at sparsity %g)",
-                    key, params[key], params[key] * factor, factor, sparsity.sparsity,
-                )  # fmt: skip
-            params[key] *= factor
+    if isinstance(model_parameters, list | tuple) and any(isinstance(g, dict) and "lr" in g for g in model_parameters):
+        raise UserError(
+            f'Expected no "lr" in a parameter group for learning_rate_rule "paper". Got one; multiply it by '
+            f'{factor:.4g} yourself and set the rule to "none".'
+        )
+    rates = [("optimizer", optimizer, "lr"), *([("scheduler", scheduler, "warmup_max_lr")] if scheduler else [])]
+    for section, owner, key in rates:
+        rate = owner.get("params", {}).get(key)
+        if isinstance(rate, bool) or not isinstance(rate, int | float):
+            raise UserError(
+                f'Expected a number at {section}.params.{key} for learning_rate_rule "paper". Got {rate!r}; give the '
+                "dense optimum."
+            )
+        if launched_rank() == 0:
+            logger.warning(
+                "learning_rate_rule paper: %s %g -> %g (times %.4g at sparsity %g)",
+                key, rate, rate * factor, factor, sparsity.sparsity,
+            )  # fmt: skip
+        owner["params"][key] = rate * factor
     return result
 
 

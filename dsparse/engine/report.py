@@ -13,7 +13,7 @@ class WeightUpdate:
     num_moved: int
     """Blocks dropped, and as many grown."""
     turnover: float
-    """Share of the active blocks that moved, 0 to 1."""
+    """Share of the active blocks that are other ones after the update, 0 to 1."""
     removed_new_ratio: float | None
     """Share of the blocks grown at the previous update that this one dropped; None when none were grown."""
     coverage: float

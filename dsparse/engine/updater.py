@@ -1,7 +1,7 @@
 """The pattern update at a step boundary: reduce, drop, grow, apply, agree (arXiv 2108.06277, section 2).
 
-Everything is decided for all weights before anything is changed for one, so an update happens whole on every rank or
-not at all.
+Whatever can stop an update is looked at for all weights, on all ranks, before anything is changed for one. Weights are
+then done one after another, so that the extra memory is one weight's.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ class SparsityUpdater:
         self._agreement = agreement
         self._histories: dict[str, PatternHistory] = {}
         self._recorded: dict[str, int] = {}
+        self._has_checked_a_step = False
+        self._verify_before_next = False
         for name, history in histories.items():
             self._set_history(name, history)
 
@@ -60,11 +62,17 @@ class SparsityUpdater:
             self._set_history(name, history)
         self.num_updates = num_updates
         self.last_update = None
+        self._has_checked_a_step = self._verify_before_next = False
         self.require_agreement("after loading a checkpoint")
 
     def commit_after_step(self, step: int) -> None:
         """Updates the patterns if one is due right after applied step `step`."""
         config = self.config
+        if not self._has_checked_a_step:
+            # Before an update has zeroed anything, and whatever the method: what else writes to these tensors is seen.
+            self.require_agreement("after the first step")
+            self.require_invariant("after the first step")
+            self._has_checked_a_step = True
         if not config.changes_pattern or config.total_steps is None:
             return
         if is_update_step(step, total_steps=config.total_steps, updates=config.updates):
@@ -89,45 +97,53 @@ class SparsityUpdater:
         number, config = self.num_updates + 1, self.config
         # Before as well as after: scores of patterns that differ are not comparable, or not even of the same length.
         self.require_agreement(f"before update {number}")
+        if self._verify_before_next:
+            # What an update left in a place that we do not know of has come back by now.
+            self.require_invariant(f"before update {number}")
+        self._require_finite(number)
         fraction = drop_fraction(
             step, total_steps=total_steps, initial=config.drop_fraction, schedule=config.drop_schedule
         )
-        edits = self._plan(number, fraction)
-        reports = {name: self._apply(name, edit) for name, edit in edits.items()}
-        self.num_updates = number
+        reports = {name: self._apply(name, self._edit(name, number, fraction)) for name in self._histories}
+        is_first, self.num_updates = self.last_update is None, number
         self.require_agreement(f"after update {number}")
-        if number == 1 or (config.verify_every and (number - 1) % config.verify_every == 0):
+        # The first one of this process: after a resume, DeepSpeed or the machine may be another.
+        self._verify_before_next = is_first or (config.verify_every > 0 and (number - 1) % config.verify_every == 0)
+        if self._verify_before_next:
             self.require_invariant(f"after update {number}")
         self.last_update = UpdateReport(number, step, fraction, time.perf_counter() - started_s, reports)
 
-    @torch.no_grad()
-    def _plan(self, number: int, fraction: float) -> dict[str, PatternEdit]:
-        """The edit of every weight; raises on all ranks if any weight is not finite."""
-        edits: dict[str, PatternEdit] = {}
-        is_broken: list[bool] = []
-        grow_score = METHODS[self.config.method].grow_score
-        assert grow_score is not None
-        for name, history in self._histories.items():
-            pattern, fragment = history.pattern, self._fragments[name]
-            master_n = fragment.master_n.to(pattern.rows.device)
-            is_broken.append(not bool(torch.isfinite(master_n).all()))
-            scores_S = partial_block_scores(master_n, fragment.start, pattern, self.config.score)
-            if self._fragments.partitioned:
-                scores_S = self._agreement.reduce_scores(scores_S, reduction_of(self.config.score, pattern.block))
-            edits[name] = drop_and_grow(
-                pattern,
-                scores_S,
-                grow_score(pattern, UpdateContext(self.config.seed, name, number)),
-                num_moved(fraction, pattern.num_active),
-                regrow_dropped=self.config.regrow_dropped,
-            )
-        broken = [name for name, is_bad in zip(edits, self._agreement.any_rank(is_broken), strict=True) if is_bad]
+    def _require_finite(self, number: int) -> None:
+        """Raises on all ranks, before anything is changed, if any weight is not finite on any rank."""
+        is_broken = self._agreement.together(
+            lambda: [not bool(torch.isfinite(self._fragments[name].master_n).all()) for name in self._histories],
+            "looking at the weights",
+        )
+        found = zip(self._histories, self._agreement.any_rank(is_broken), strict=True)
+        broken = [name for name, is_bad in found if is_bad]
         if broken:
             raise NonFiniteWeightError(
                 f"Expected finite weights at update {number}. Got NaN or infinity in {', '.join(map(repr, broken))}; "
                 "patterns are unchanged. Resume from the last checkpoint with a lower learning rate."
             )
-        return edits
+
+    @torch.no_grad()
+    def _edit(self, name: str, number: int, fraction: float) -> PatternEdit:
+        """What an update does to one weight; the same on every rank."""
+        pattern, fragment = self._histories[name].pattern, self._fragments[name]
+        grow_score = METHODS[self.config.method].grow_score
+        assert grow_score is not None
+        master_n = fragment.master_n.to(pattern.rows.device)
+        scores_S = partial_block_scores(master_n, fragment.start, pattern, self.config.score)
+        if self._fragments.partitioned:
+            scores_S = self._agreement.reduce_scores(scores_S, reduction_of(self.config.score, pattern.block))
+        return drop_and_grow(
+            pattern,
+            scores_S,
+            grow_score(pattern, UpdateContext(self.config.seed, name, number)),
+            num_moved(fraction, pattern.num_active),
+            regrow_dropped=self.config.regrow_dropped,
+        )
 
     def _apply(self, name: str, edit: PatternEdit) -> WeightUpdate:
         before = self._histories[name]
@@ -137,7 +153,7 @@ class SparsityUpdater:
         self._set_history(name, after)
         return WeightUpdate(
             num_moved=edit.num_moved,
-            turnover=edit.num_moved / before.pattern.num_active,
+            turnover=edit.num_changed / before.pattern.num_active,
             removed_new_ratio=before.removed_new_ratio(edit),
             coverage=after.coverage,
             density=after.pattern.density,

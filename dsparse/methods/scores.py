@@ -9,8 +9,8 @@ that element alone), and integers are added: any order, any partition, any devic
   float does, reduced by maximum. Nothing is rounded.
 
 Fixed point: |w| is rounded to a multiple of 2**-40 and w² to one of 2**-44 (|w| down to 2e-7), and each element is
-capped so that the sum over a block cannot overflow: at b = 64 the cap is |w| = 1024 for L1 and |w| = 256 for L2, far
-outside of any healthy weight and larger for smaller blocks.
+capped so that the sum over a block cannot overflow: at b = 64 the cap is |w| = 1024 for L1 and |w| = 8 for L2, at
+b = 256 |w| = 64 and |w| = 2, outside of any healthy weight of a sparse layer, and larger for smaller blocks.
 
 Shape legend: n elements of a fragment, R block rows, C block columns, S slots, b block side.
 """

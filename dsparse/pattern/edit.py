@@ -33,6 +33,11 @@ class PatternEdit:
         """K."""
         return self.slots.numel()
 
+    @property
+    def num_changed(self) -> int:
+        """Blocks that are inactive after the edit and were active before: K, less those dropped and grown at once."""
+        return self.num_moved - int(torch.isin(self.dropped, self.grown).sum())
+
     def touched_mask(self, pattern: BlockPattern) -> Tensor:
         """bool [R, C], true at dropped and at grown blocks: where weights and moments become 0."""
         touched_N = torch.zeros(pattern.num_blocks, dtype=torch.bool, device=self.dropped.device)

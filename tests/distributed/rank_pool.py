@@ -59,7 +59,11 @@ class RankPool:
             if not connection.poll(max(0.0, deadline - time.monotonic())):
                 self.close()
                 raise TimeoutError(f"rank {rank} of {self.num_ranks} did not answer within {timeout_s} s")
-            results.append(connection.recv())
+            try:
+                results.append(connection.recv())
+            except EOFError:
+                self.close()
+                raise RuntimeError(f"rank {rank} of {self.num_ranks} died") from None
         return results
 
     def run(self, function: Callable[..., Any], *args: Any, timeout_s: float = 240, **kwargs: Any) -> list[Any]:

@@ -246,7 +246,7 @@ def test_settings_that_may_change_do(two_ranks: RankPool, tmp_path: Path) -> Non
         assert result["refused"] is None
 
 
-@pytest.mark.parametrize("damage", ["truncated", "garbage", "missing"])
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "missing", "one bit", "another count"])
 def test_a_damaged_pattern_file_is_named(two_ranks: RankPool, tmp_path: Path, damage: str) -> None:
     two_ranks.run(save_sparse, str(tmp_path), {})
     file = tmp_path / "sparse" / FILE_NAME
@@ -254,7 +254,14 @@ def test_a_damaged_pattern_file_is_named(two_ranks: RankPool, tmp_path: Path, da
     if damage == "missing":
         file.unlink()
     else:
-        file.write_bytes(content[:-5] if damage == "truncated" else bytes(64) + content[64:])
+        damaged = {
+            "truncated": content[:-5],
+            "garbage": bytes(64) + content[64:],
+            "one bit": content[:-5] + bytes([content[-5] ^ 1]) + content[-4:],
+            "another count": content.replace(b'\\"num_updates\\": 1', b'\\"num_updates\\": 2'),
+        }[damage]
+        assert damaged != content
+        file.write_bytes(damaged)
     for result in two_ranks.run(load, str(tmp_path), None, {}):
         assert result["refused"] == "UserError"
         assert str(file) in result["message"]

@@ -229,7 +229,18 @@ def refused(change: dict[str, Any], optimizer: str | None) -> None:
         ({"zero_optimization/offload_optimizer/device": "nvme"}, None, "nvme"),
         ({"zero_optimization/zero_quantized_gradients": True}, None, "zero_quantized_gradients"),
         ({"zero_optimization/zero_hpz_partition_size": 2}, None, "zero_hpz_partition_size"),
-        ({"bf16/enabled": True, "data_types/grad_accum_dtype": "fp32"}, None, "grad_accum_dtype"),
+        ({"bf16/enabled": True, "data_types/grad_accum_dtype": "fp32"}, None, "BF16_Optimizer"),
+        ({"bf16/enabled": True, "data_types/grad_accum_dtype": "torch.float32"}, None, "BF16_Optimizer"),
+        ({"zero_optimization/round_robin_gradients": True}, None, "round_robin_gradients"),
+        ({"zero_optimization/offload_optimizer": {"device": "cpu", "ratio": 0.5}}, None, "offload_optimizer.ratio"),
+        ({"optimizer/params/eps": 0}, None, "eps = 0"),
+        ({"checkpoint/load_universal": True}, None, "checkpoint.load_universal"),
+        ({"checkpoint/writer": {"type": "fast", "decoupled": True}}, None, "decoupled"),
+        (
+            {"scheduler": {"type": "WarmupLR", "params": {}}, "dynamic_sparsity/learning_rate_rule": "paper"},
+            None,
+            "scheduler.params.warmup_max_lr",
+        ),
         ({"optimizer/type": "Lamb"}, None, "Lamb"),
         ({"optimizer/type": "OneBitAdam"}, None, "OneBitAdam"),
         ({"hybrid_engine/enabled": True}, None, "hybrid_engine"),
@@ -250,6 +261,90 @@ def test_what_cannot_be_is_refused_by_name(
         assert result.kind == "UserError"
         assert named in result.message
         assert "\n" not in result.message
+
+
+def refused_client_optimizer() -> dict[str, Any]:
+    """Whether the model is as it was after its optimizer was refused."""
+    import dsparse
+    from dsparse.errors import UserError
+
+    model = toy_model()
+    config = Cell(1, "fp32").config()
+    del config["optimizer"]
+    try:
+        dsparse.initialize(model=model, config=config, optimizer=torch.optim.Adagrad(model.parameters(), lr=1e-3))
+        return {"refused": False}
+    except UserError:
+        model(torch.ones(2, 24)).sum().backward()
+        same = all(torch.equal(a, b) for a, b in zip(model.parameters(), toy_model().parameters(), strict=True))
+        return {"refused": True, "same": same, "hooks": not bool((model.up.weight.grad != 0).all())}
+
+
+def test_a_refused_optimizer_leaves_the_model_as_it_was(two_ranks: RankPool) -> None:
+    assert two_ranks.run(refused_client_optimizer) == [{"refused": True, "same": True, "hooks": False}] * 2
+
+
+def grouped_run(stage: int, missing: bool) -> dict[str, Any]:
+    """Weights in the second parameter group, or one of them in none."""
+    import dsparse
+
+    model = toy_model()
+    vectors = [p for p in model.parameters() if p.dim() == 1]
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    groups = [{"params": vectors, "weight_decay": 0.0}, {"params": matrices[1:] if missing else matrices}]
+    config = Cell(stage, "fp32").config()
+    engine = dsparse.initialize(model=model, config=config, model_parameters=groups)[0]
+    for _ in range(6):
+        backward(engine, Batches(torch.float32), 1)
+        engine.step()
+    engine.verify_sparsity()
+    result = {"updates": engine.num_pattern_updates, "patterns": pattern_numbers(engine)}
+    engine.destroy()
+    return result
+
+
+def test_parameter_groups(two_ranks: RankPool) -> None:
+    """DeepSpeed links optimizer state after the first group's step; states of later groups must be found too."""
+    results = [two_ranks.run(grouped_run, stage, False) for stage in (0, 1, 2, 3)]
+    assert all(result == results[0] for result in results)
+    assert results[0][0]["updates"] == 2
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_weight_that_the_optimizer_does_not_have_is_named(two_ranks: RankPool, stage: int) -> None:
+    for result in two_ranks.try_run(grouped_run, stage, True):
+        assert isinstance(result, Failure) and result.kind == "SparsityError"
+        assert "'up.weight'" in result.message and "dynamic_sparsity.exclude" in result.message
+
+
+def stage_3_run(settings: dict[str, Any]) -> list[float]:
+    """Stage 3 with parameters kept elsewhere; the losses."""
+    import dsparse
+
+    model = toy_model()
+    config = Cell(3, "fp32").config(sparsity=0.3)  # most blocks active: fewer candidates than drops
+    config["zero_optimization"] |= settings
+    engine = dsparse.initialize(model=model, config=config, model_parameters=model.parameters())[0]
+    batches, losses = Batches(torch.float32), []
+    for _ in range(6):
+        losses.append(float(backward(engine, batches, 1)))
+        engine.step()
+        engine.verify_sparsity()
+    assert engine.num_pattern_updates == 2
+    engine.destroy()
+    return losses
+
+
+def test_stage_3_wherever_it_keeps_parameters(two_ranks: RankPool) -> None:
+    """All partitioned, small ones kept gathered, in sub-groups, or offloaded to the CPU."""
+    settings: list[dict[str, Any]] = [
+        {"stage3_param_persistence_threshold": 0},
+        {"stage3_param_persistence_threshold": 1500},
+        {"sub_group_size": 500},
+        {"offload_param": {"device": "cpu"}},
+    ]
+    results = [two_ranks.run(stage_3_run, one) for one in settings]
+    assert all(result == results[0] for result in results)
 
 
 def client_optimizer_run(kind: str) -> bool:

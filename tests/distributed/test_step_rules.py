@@ -42,7 +42,7 @@ class LoudOutside(nn.Module):
         return loss
 
 
-def clipped_norm(stage: int, precision: str) -> dict[str, float]:
+def clipped_norm(stage: int, precision: str) -> dict[str, float | None]:
     """The norm DeepSpeed reports and the one it clipped to, beside that of the gradient over active weights only."""
     import dsparse
 
@@ -59,8 +59,7 @@ def clipped_norm(stage: int, precision: str) -> dict[str, float]:
     engine.step()
     reported = engine.get_global_grad_norm()
     result = {
-        # Stage 0 in fp32 clips without keeping the norm.
-        "reported": float(gradient[mask].norm()) if (stage, precision) == (0, "fp32") else float(reported),
+        "reported": None if reported is None else float(reported),
         "active": float(gradient[mask].norm()),
         "outside": float(gradient[~mask].abs().max()),
         # After the first step the momentum is the clipped gradient itself.
@@ -77,6 +76,9 @@ def test_clipping_sees_active_weights_only(two_ranks: RankPool, stage: int, prec
         assert result["outside"] == 0
         assert 0.1 < result["active"] < 10
         assert result["clipped"] == pytest.approx(0.1, rel=1e-4 if precision == "fp32" else 1e-2)
+        if (stage, precision) == (0, "fp32"):
+            assert result["reported"] is None  # here DeepSpeed clips without keeping the norm
+            continue
         # DeepSpeed sums squares per rank and adds; we sum them in one go.
         assert result["reported"] == pytest.approx(result["active"], rel=1e-5 if precision == "fp32" else 1e-2)
 
@@ -164,24 +166,29 @@ def test_a_flipped_bit_stops_all_ranks_by_name(two_ranks: RankPool, stage: int, 
         assert f"rank {1 - rank}" not in result.message
 
 
-def diverged_run() -> None:
-    """Rank 1 starts from another seed, so from other patterns."""
+def diverged_run(key: str, values: tuple[Any, Any], method: str) -> None:
+    """Each rank has a setting of its own."""
     from deepspeed import comm as dist
 
-    engine = make_engine(Cell(1, "fp32"), seed=dist.get_rank())
-    try:
-        for _ in range(3):
-            backward(engine, Batches(torch.float32), 1)
-            engine.step()
-    finally:
-        engine.destroy()
+    make_engine(Cell(1, "fp32"), **{"method": method, key: values[dist.get_rank()]})
 
 
-def test_ranks_that_start_from_different_patterns_are_caught(two_ranks: RankPool) -> None:
-    for result in two_ranks.try_run(diverged_run, timeout_s=60):
+@pytest.mark.parametrize(
+    ("key", "values", "said"),
+    [
+        ("seed", (0, 1), "dynamic_sparsity.seed = 0 on rank 0 and 1 on rank 1"),
+        ("total_steps", (6, 7), "dynamic_sparsity.total_steps = 6 on rank 0 and 7 on rank 1"),
+        ("exclude", ([], ["mix"]), "dynamic_sparsity.exclude = [] on rank 0 and ['mix'] on rank 1"),
+    ],
+)
+@pytest.mark.parametrize("method", ["set", "static"])
+def test_ranks_with_other_settings_never_start(
+    two_ranks: RankPool, key: str, values: tuple[Any, Any], said: str, method: str
+) -> None:
+    for result in two_ranks.try_run(diverged_run, key, values, method, timeout_s=60):
         assert isinstance(result, Failure)
         assert result.kind == "PatternDisagreementError"
-        assert "'up.weight'" in result.message
+        assert said in result.message
 
 
 def broken_weight_run(stage: int) -> Any:
@@ -237,6 +244,69 @@ def test_the_first_update_checks_the_invariant(two_ranks: RankPool, stage: int, 
         assert isinstance(result, Failure)
         assert result.kind == "InvariantError"
         assert f"{state} of 'up.weight'" in result.message
+
+
+def static_and_tampered(stage: int) -> None:
+    """A static run in which something writes outside the pattern before the first step."""
+    engine = make_engine(Cell(stage, "fp32"), method="static")
+    try:
+        fragment = engine._fragments["mix.weight"]
+        outside = (~engine.patterns["mix.weight"].mask()).flatten()[fragment.start :][: fragment.master_n.numel()]
+        fragment.master_n[outside] = 1.0
+        backward(engine, Batches(torch.float32), 1)
+        engine.step()
+    finally:
+        engine.destroy()
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_the_first_step_is_checked_whatever_the_method(two_ranks: RankPool, stage: int) -> None:
+    for result in two_ranks.try_run(static_and_tampered, stage):
+        assert isinstance(result, Failure) and result.kind == "InvariantError"
+        assert "after the first step" in result.message and "'mix.weight'" in result.message
+
+
+def hidden_state_run() -> None:
+    """What an update zeroes comes back at the next step, as it would from a place that nobody knows of."""
+    engine = make_engine(Cell(1, "fp32"), total_steps=12, updates=4, verify_every=0)
+    try:
+        for step in range(1, 13):
+            backward(engine, Batches(torch.float32), 1)
+            engine.step()
+            if step == 3:
+                fragment = engine._fragments["mix.weight"]
+                outside = (~engine.patterns["mix.weight"].mask()).flatten()[fragment.start :]
+                fragment.master_n[outside[: fragment.master_n.numel()]] = 1.0
+    finally:
+        engine.destroy()
+
+
+def test_what_comes_back_after_the_first_update_is_seen_before_the_next(two_ranks: RankPool) -> None:
+    for result in two_ranks.try_run(hidden_state_run):
+        assert isinstance(result, Failure) and result.kind == "InvariantError"
+        assert "before update 2" in result.message
+
+
+def failing_on_one_rank(where: str) -> None:
+    """Something that only rank 1 meets."""
+    from deepspeed import comm as dist
+
+    engine = make_engine(Cell(1, "fp32"))
+    try:
+        backward(engine, Batches(torch.float32), 1)
+        engine.step()
+        if dist.get_rank() == 1:
+            engine._fragments._weights = {}
+        backward(engine, Batches(torch.float32), 1)
+        engine.step()
+    finally:
+        engine.destroy()
+
+
+def test_a_failure_on_one_rank_stops_all(two_ranks: RankPool) -> None:
+    first, second = two_ranks.try_run(failing_on_one_rank, "update", timeout_s=60)
+    assert isinstance(first, Failure) and first.kind == "SparsityError" and "Rank 1 failed" in first.message
+    assert isinstance(second, Failure) and second.kind == "KeyError"
 
 
 def mask_is_active(stage: int) -> bool:
