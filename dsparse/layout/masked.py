@@ -42,8 +42,9 @@ class MaskedWeight:
     def _mask_gradient(self, gradient_OI: Tensor) -> Tensor:
         if self._inactive_OI.device != gradient_OI.device:
             self._inactive_OI = self._inactive_OI.to(gradient_OI.device)
-        # A fill, not a product: 0 · inf would be NaN, and an overflow at a place that does not exist is no overflow.
-        return gradient_OI.masked_fill(self._inactive_OI, 0)
+        # A choice, not a product: 0 · inf would be NaN, and an overflow at a place that does not exist is no overflow.
+        # On CPU `where` takes two thirds of the time of `masked_fill`.
+        return torch.where(self._inactive_OI, 0, gradient_OI)
 
 
 @torch.no_grad()

@@ -153,8 +153,9 @@ def _draw_turnover(axes: Any, by_kind: dict[str, list[Row]]) -> None:
     axes.plot(*_xy(updates, "turnover"), color=_BLUE, marker=".", lw=1, label="turnover (moved by an update)")
     axes.plot(*_xy(updates, "removed_new_ratio"), color=_RED, marker=".", lw=1, label="new ones removed again")
     axes.set_ylabel("share of blocks")
-    axes.set_ylim(0, 1.02)
-    axes.legend(frameon=False)
+    axes.set_ylim(0, 1.4)  # room for the legend: the ratio may stay near 1
+    axes.set_yticks([0, 0.5, 1])
+    axes.legend(frameon=False, ncols=2, loc="upper right")
 
 
 def _xy(rows: list[Row], column: str) -> tuple[list[int], list[float]]:
