@@ -22,6 +22,7 @@ import torch
 import dsparse
 from dsparse.engine.world import init_world, set_deepspeed_log_level
 from dsparse.models.bert import ENCODER_MODULES, build_bert
+from dsparse.train.host import tune_host
 
 VOCAB_SIZE = 8192
 
@@ -35,10 +36,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40, help="counted steps of each engine")
     parser.add_argument("--blocks", type=int, nargs="+", default=[1, 4, 16])
     arguments = parser.parse_args()
+    host = tune_host(1)  # as pretrain.py does
     set_deepspeed_log_level("error")
     init_world()
     print(f"BERT-{arguments.preset}, {arguments.batch} x 128 tokens, ZeRO {arguments.stage}, fp32, one rank,", end=" ")
-    print(f"{torch.get_num_threads()} threads, sparsity 0.9, {arguments.steps} pairs of steps\n")
+    print(f"{torch.get_num_threads()} threads, sparsity 0.9, {arguments.steps} pairs of steps,")
+    print(f"{host}\n")
     print("| block | dense step, ms | sparse step, ms | sparse / dense | update, ms | update / sparse step |")
     print("|---|---|---|---|---|---|")
     for block in (None, *arguments.blocks):
