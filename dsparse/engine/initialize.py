@@ -37,6 +37,11 @@ from dsparse.schedule import num_moved, sparse_learning_rate_factor
 
 logger = logging.getLogger(__name__)
 
+_PASSED_ON = (
+    "args", "optimizer", "model_parameters", "training_data", "lr_scheduler", "dist_init_required", "collate_fn",
+)  # fmt: skip
+"""Arguments of `initialize` that the engine takes as they are."""
+
 _WARMUP_SCHEDULERS = ("WarmupLR", "WarmupDecayLR", "WarmupCosineLR")
 
 
@@ -105,35 +110,37 @@ def initialize(
         distributed_port=distributed_port,
         dist_init_required=dist_init_required,
     )
-    config_class = DeepSpeedConfig(ds_config)
+    passed_on = {key: call[key] for key in _PASSED_ON}
+    engine = _sparse_engine(model, sparsity, block, config=ds_config, **passed_on)
+    zero.partition_parameters.restore_init_context()
+    engine._configure_python_gc()
+    return engine, engine.optimizer, engine.training_dataloader, engine.lr_scheduler
+
+
+def _sparse_engine(
+    model: nn.Module, sparsity: SparsityConfig, block: Mapping[str, Any], *, config: dict[str, Any], **kwargs: Any
+) -> SparseEngine:
+    """Makes the model sparse and an engine for it; after an error no mask stays on the model."""
+    config_class = DeepSpeedConfig(config)
     weights = select_weights(model, modules=sparsity.modules, exclude=sparsity.exclude)
     patterns = initial_patterns({name: shape_of(weight) for name, weight in weights.items()}, sparsity)
     _warn_of_no_effect(block, sparsity, patterns)
     layouts = {name: _mask(weight, patterns[name]) for name, weight in weights.items()}
     try:
-        engine = SparseEngine(
-            args=args,
+        return SparseEngine(
             model=model,
-            optimizer=optimizer,
-            model_parameters=model_parameters,
-            training_data=training_data,
-            lr_scheduler=lr_scheduler,
-            dist_init_required=dist_init_required,
-            collate_fn=collate_fn,
-            config=ds_config,
+            config=config,
             config_class=config_class,
             sparsity=sparsity,
             weights=weights,
             patterns=patterns,
             layouts=layouts,
+            **kwargs,
         )
     except BaseException:
         for layout in layouts.values():
             layout.release()
         raise
-    zero.partition_parameters.restore_init_context()
-    engine._configure_python_gc()
-    return engine, engine.optimizer, engine.training_dataloader, engine.lr_scheduler
 
 
 def find_config(args: Any, config: Any, config_params: Any) -> dict[str, Any] | None:

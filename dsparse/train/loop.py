@@ -98,7 +98,7 @@ def train_step(session: Session) -> Tensor:
     micro_batches = list(itertools.islice(session.batches, engine.gradient_accumulation_steps()))
     # One divisor for all of the step, so that the gradient does not depend on how the step is cut into batches.
     num_labelled = sum(int((batch["labels"] != UNLABELLED).sum()) for batch, _ in micro_batches)
-    divisor = sum_on_device([num_labelled])[0].float() / (len(micro_batches) * world_size())
+    divisor = sum_on_device([num_labelled])[0].clamp(min=1).float() / (len(micro_batches) * world_size())
     losses = []
     for batch, _ in micro_batches:
         out = engine(**{name: tensor.to(engine.device) for name, tensor in batch.items()}, mlm_divisor=divisor)
