@@ -146,7 +146,7 @@ def run(command: list[str]) -> None:
         except KeyboardInterrupt:  # which the command got as well: it ends by itself, and its ranks with it
             code = process.wait() or 130
     if code != 0:
-        say("stopped; `make demo` goes on from the last checkpoint or finished stage")
+        say("stopped; the same command goes on from the last checkpoint or finished stage")
         sys.exit(code if code > 0 else 1)
 
 

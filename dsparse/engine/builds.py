@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,13 @@ _SLOW_BUILD_S = 180.0
 _SECONDS_BEFORE_A_WORD = 10.0
 
 logger = logging.getLogger(__name__)
+
+
+def use_compiled_ops() -> None:
+    """Lets DeepSpeed find what `make setup` has compiled for this Python environment, unless told otherwise."""
+    compiled = Path(sys.prefix) / "torch_extensions"
+    if compiled.is_dir():
+        os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(compiled))
 
 
 def await_builds(*, may_remove: bool, slow_build_s: float = _SLOW_BUILD_S) -> None:

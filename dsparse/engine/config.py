@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from dsparse.errors import UserError
@@ -56,14 +56,14 @@ class SparsityConfig:
     layout: Layout = "masked"
     """How weights hold their pattern."""
     modules: tuple[str, ...] = ()
-    """Filters for parameter names of the weights to make sparse; none means every `nn.Linear`."""
+    """Filters for names of the weights to make sparse; none means every `nn.Linear` not tied to an embedding."""
     exclude: tuple[str, ...] = ()
     """Filters for parameter names of weights to leave dense."""
     seed: int = 42
     """Seed of initial patterns and growth, 0 <= seed < 2**63."""
     learning_rate_rule: LearningRateRule = "none"
     """"paper" multiplies the learning rate, taken as the dense optimum, by exp(1.969 s² + 0.2905 s)."""
-    verify_every: int = field(default=10)
+    verify_every: int = 10
     """Updates between checks of the invariant through DeepSpeed's public calls; 0 checks the first update only."""
 
     @property
@@ -102,6 +102,13 @@ def parse_sparsity_block(block: Any, scheduler: Any = None) -> SparsityConfig:
     if config.changes_pattern:
         _check_schedule(config)
     return config
+
+
+def require_no_misspelt_block(ds_config: Mapping[str, Any]) -> None:
+    """Raises UserError for a key that is nearly the block's: DeepSpeed would ignore it, and the run would be dense."""
+    close = difflib.get_close_matches(BLOCK_KEY, map(str, ds_config), n=1, cutoff=0.8)
+    if close and BLOCK_KEY not in ds_config:
+        raise UserError(f"Expected {BLOCK_KEY!r}, or nothing like it for a dense run. Got the key {close[0]!r}.")
 
 
 def settings_without_effect(block: Mapping[str, Any], config: SparsityConfig) -> list[str]:
@@ -178,10 +185,13 @@ def _is_list_of_strings(v: Any) -> bool:
 
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "method": _one_of(*METHODS),
-    "sparsity": (_is_number(lambda v: 0 < v < 1), "a number in (0, 1)"),
+    "sparsity": (_is_number(lambda v: 0 < round(1 - v, 12) < 1), "a number in (0, 1)"),
     "block_size": (_is_int(1, MAX_BLOCK_SIZE + 1), f"an integer from 1 to {MAX_BLOCK_SIZE}"),
     "distribution": _one_of(*get_args(Distribution)),
-    "total_steps": (lambda v: v is None or _is_int(1)(v), "an integer of at least 1"),
+    "total_steps": (
+        lambda v: v is None or _is_int(1)(v),
+        'an integer of at least 1 ("auto" is filled in by launch/pretrain.py alone)',
+    ),
     "updates": (_is_int(1), "an integer of at least 1"),
     "drop_fraction": (_is_number(lambda v: 0 <= v <= 1), "a number in [0, 1]"),
     "drop_schedule": _one_of(*get_args(DropSchedule)),

@@ -25,7 +25,13 @@ from dsparse.engine.compatibility import (
     check_parameters,
     warn_of_untested_version,
 )
-from dsparse.engine.config import BLOCK_KEY, SparsityConfig, parse_sparsity_block, settings_without_effect
+from dsparse.engine.config import (
+    BLOCK_KEY,
+    SparsityConfig,
+    parse_sparsity_block,
+    require_no_misspelt_block,
+    settings_without_effect,
+)
 from dsparse.engine.engine import SparseEngine
 from dsparse.engine.world import launched_local_rank, launched_rank
 from dsparse.errors import UserError
@@ -90,6 +96,7 @@ def initialize(
     }
     ds_config = find_config(args, config, config_params)
     if ds_config is None or BLOCK_KEY not in ds_config:
+        require_no_misspelt_block(ds_config or {})
         return deepspeed.initialize(**call)
     if model is None:
         raise UserError("Expected a model. Got None; pass model=….")

@@ -71,6 +71,7 @@ class SparsityUpdater:
         if not self._has_checked_a_step:
             # Before an update has zeroed anything, and whatever the method: what else writes to these tensors is seen.
             self.require_agreement("after the first step")
+            self._require_finite("after the first step")
             self.require_invariant("after the first step")
             self._has_checked_a_step = True
         if not config.changes_pattern or config.total_steps is None:
@@ -97,10 +98,10 @@ class SparsityUpdater:
         number, config = self.num_updates + 1, self.config
         # Before as well as after: scores of patterns that differ are not comparable, or not even of the same length.
         self.require_agreement(f"before update {number}")
+        self._require_finite(f"at update {number}")
         if self._verify_before_next:
             # What an update left in a place that we do not know of has come back by now.
             self.require_invariant(f"before update {number}")
-        self._require_finite(number)
         fraction = drop_fraction(
             step, total_steps=total_steps, initial=config.drop_fraction, schedule=config.drop_schedule
         )
@@ -113,7 +114,7 @@ class SparsityUpdater:
             self.require_invariant(f"after update {number}")
         self.last_update = UpdateReport(number, step, fraction, time.perf_counter() - started_s, reports)
 
-    def _require_finite(self, number: int) -> None:
+    def _require_finite(self, when: str) -> None:
         """Raises on all ranks, before anything is changed, if any weight is not finite on any rank."""
         is_broken = self._agreement.together(
             lambda: [not bool(torch.isfinite(self._fragments[name].master_n).all()) for name in self._histories],
@@ -123,7 +124,7 @@ class SparsityUpdater:
         broken = [name for name, is_bad in found if is_bad]
         if broken:
             raise NonFiniteWeightError(
-                f"Expected finite weights at update {number}. Got NaN or infinity in {', '.join(map(repr, broken))}; "
+                f"Expected finite weights {when}. Got NaN or infinity in {', '.join(map(repr, broken))}; "
                 "patterns are unchanged. Resume from the last checkpoint with a lower learning rate."
             )
 

@@ -78,11 +78,14 @@ class RunRecord:
         write_whole(output / RECORD, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
     def differences(self, output: Path) -> list[str]:
-        """One phrase for each number in which OUTPUT/run.json is another run; none if it is not there."""
+        """One phrase for each number in which OUTPUT/run.json is another run; UserError if it is not there."""
         try:
             then = _flat(json.loads((output / RECORD).read_text(encoding="utf-8")))
         except FileNotFoundError:
-            return []
+            raise UserError(
+                f"Expected {output / RECORD}, which says what run its checkpoints are of. Got none; put it back, or "
+                "begin anew with another --output."
+            ) from None
         except json.JSONDecodeError as error:
             raise UserError(f"Expected JSON in {output / RECORD}. Got a mistake at line {error.lineno}.") from error
         # Through JSON, so that tuples and lists compare equal.

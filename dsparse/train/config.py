@@ -6,6 +6,7 @@ one home, here; `dsparse.train.deepspeed_config` carries it over. A field that i
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -139,7 +140,7 @@ class RunConfig:
         found = [
             f"Expected {name} {_range(low, high)}. Got {value}"
             for name, value, low, high in limits
-            if value is not None and not (low <= value <= (high if high is not None else float("inf")))
+            if value is not None and not (low <= value <= (high if high is not None else sys.float_info.max))
         ]
         pairs = [
             ("train.warmup_steps", self.train.warmup_steps, "train.steps", self.train.steps),

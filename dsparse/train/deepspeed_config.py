@@ -126,7 +126,11 @@ def merge(run: RunConfig, written: Json, *, json_path: Path, world_size: int) ->
     deepspeed["gradient_accumulation_steps"] = accumulation
     full = _without_nulls(run, facts)
     deepspeed["tensorboard"], found = _tensorboard(full, deepspeed, json_path)
-    problems += found + full.problems() + _warmup_problems(full, deepspeed, json_path)
+    problems += (
+        found
+        + full.problems()
+        + _warmup_problems(full, deepspeed, json_path, is_given=facts["warmup_steps"] is not None)
+    )
     if "dynamic_sparsity" in deepspeed and facts["steps"] is not None:
         problems += _sparsity_problems(deepspeed)
     problems += [
@@ -163,14 +167,14 @@ def _agree(
     ]
 
 
-def _warmup_problems(run: RunConfig, deepspeed: Json, json_path: Path) -> list[str]:
+def _warmup_problems(run: RunConfig, deepspeed: Json, json_path: Path, *, is_given: bool) -> list[str]:
     steps = run.train.warmup_steps
     if "scheduler" not in deepspeed and steps:
         return [
             f"Expected a scheduler in {json_path.name} for train.warmup_steps = {steps}. Got none: add one, or set "
             "train.warmup_steps to 0 for a constant learning rate"
         ]
-    if "scheduler" in deepspeed and steps is not None and 0 <= steps < _MIN_WARMUP_STEPS:
+    if "scheduler" in deepspeed and is_given and steps is not None and 0 <= steps < _MIN_WARMUP_STEPS:
         return [f"Expected train.warmup_steps to be at least {_MIN_WARMUP_STEPS}, DeepSpeed's least. Got {steps}"]
     return []
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dsparse.engine.builds import use_compiled_ops
 from dsparse.engine.world import (
     barrier,
     close_world,
@@ -68,6 +69,7 @@ def load_run(run: RunConfig) -> MergedRun:
 def pretrain(merged: MergedRun) -> None:
     """Trains, or goes on training, until the run's last step; a finished run is only summed up again."""
     t0_s = time.perf_counter()
+    use_compiled_ops()
     host = tune_host(launched_local_size())
     plan = check(merged)
     set_deepspeed_log_level(merged.run.monitor.log_level)
@@ -134,13 +136,15 @@ def _begin(merged: MergedRun, plan: Plan, t0_s: float) -> Any:
     cost = EncoderCost.of_bert(
         plan.model, run.model.preset, seq_length=merged.seq_length, num_sequences=merged.global_batch_size
     )
-    with _deepspeed_errors_in_one_line():
+    with _errors_in_one_line("a DeepSpeed configuration that DeepSpeed takes on this machine"):
         engine, *_ = dsparse.initialize(
             model=plan.model, model_parameters=parameter_groups(plan.model), config=merged.deepspeed
         )
     state = RunState()
     if plan.checkpoint is not None:
-        _, client_state = engine.load_checkpoint(str(plan.checkpoint.parent), tag=plan.checkpoint.name)
+        others = f"an earlier one under {plan.checkpoint.parent} may be whole: --checkpoint.resume NAME"
+        with _errors_in_one_line(f"checkpoint {plan.checkpoint} to be whole ({others})"):
+            _, client_state = engine.load_checkpoint(str(plan.checkpoint.parent), tag=plan.checkpoint.name)
         state = RunState.from_client_state(client_state or {}, plan.checkpoint)
     elif engine.lr_scheduler is not None:
         # DeepSpeed's schedulers begin one step before the first, with a rate of 0 for each of the two.
@@ -182,17 +186,14 @@ def _greet(session: Any, merged: MergedRun, plan: Plan, host: str) -> None:
 
 
 @contextlib.contextmanager
-def _deepspeed_errors_in_one_line() -> Iterator[None]:
-    """What DeepSpeed refuses of its own settings is the user's to mend, whatever class it raises."""
+def _errors_in_one_line(expected: str) -> Iterator[None]:
+    """What DeepSpeed refuses of settings and checkpoints is the user's to mend, whatever class it raises."""
     try:
         yield
     except (UserError, SparsityError):
         raise
     except Exception as error:
-        raise UserError(
-            f"Expected a DeepSpeed configuration that DeepSpeed takes on this machine. Got: {type(error).__name__}: "
-            f"{error} (--debug shows where)"
-        ) from error
+        raise UserError(f"Expected {expected}. Got: {type(error).__name__}: {error} (--debug shows where)") from error
 
 
 @contextlib.contextmanager

@@ -47,7 +47,8 @@ def summarise(rows: list[Row], record: dict[str, Any]) -> Row:
     heldout = [row for row in rows if row["kind"] == "heldout"]
     last: Row = train[-1] if train else {}
     first_eval: Row = heldout[0] if heldout and heldout[0]["step"] == 0 else {}
-    last_eval: Row = heldout[-1] if heldout else {}
+    # A run that was stopped early may have no evaluation at its end.
+    last_eval: Row = heldout[-1] if heldout and heldout[-1]["step"] == max(row["step"] for row in rows) else {}
     return {
         "preset": record["run"]["model"]["preset"],
         "world_size": record["world_size"],

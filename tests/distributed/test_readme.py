@@ -23,7 +23,6 @@ def run_example(code: str, sparsity: str) -> tuple[str, float]:
     config = {
         "train_micro_batch_size_per_gpu": 4,
         "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}},
-        "scheduler": {"type": "WarmupDecayLR", "params": {"total_num_steps": 1000, "warmup_num_steps": 10}},
         **json.loads("{" + sparsity + "}"),
     }
     names = {"model": model, "config": config}

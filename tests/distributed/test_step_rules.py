@@ -219,6 +219,26 @@ def test_patterns_never_update_from_weights_that_are_not_finite(two_ranks: RankP
         assert unchanged
 
 
+def nan_input_run(stage: int) -> str | None:
+    """A NaN in the first input, which stage 0 lets into the weights; how it is called."""
+    engine = make_engine(Cell(stage, "fp32"))
+    try:
+        for _ in range(4):
+            engine.backward(engine(torch.full((4, 24), float("nan"))).sum())
+            engine.step()
+        return None
+    except Exception as error:
+        return type(error).__name__
+    finally:
+        engine.destroy()
+
+
+def test_weights_that_are_not_finite_are_called_that(two_ranks: RankPool) -> None:
+    """Not an invariant that something else broke. ZeRO skips such a step in any precision."""
+    assert two_ranks.run(nan_input_run, 0) == ["NonFiniteWeightError"] * 2
+    assert two_ranks.run(nan_input_run, 1) == [None] * 2
+
+
 def tampered_run(stage: int, state: str) -> None:
     """Something writes outside the pattern; the check at the first update must see it."""
     engine = make_engine(Cell(stage, "bf16"))

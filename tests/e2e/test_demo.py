@@ -69,7 +69,7 @@ def test_stopped_taken_up_and_finished(tmp_path: Path) -> None:
     code, output = stop_after_first_checkpoint(tmp_path)
     assert code != 0, output
     assert "1 of 2: text, vocabulary and token store" in output
-    assert "`make demo` goes on from the last checkpoint" in output
+    assert "the same command goes on from the last checkpoint" in output
     assert not (tmp_path / "run" / "summary.json").exists()
     manifest = (tmp_path / "store" / "manifest.json").read_bytes()
 

@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from dsparse.engine.compatibility import check_config, check_parameters
-from dsparse.engine.config import _CHECKS, SparsityConfig, parse_sparsity_block, settings_without_effect
+from dsparse.engine.config import (
+    _CHECKS,
+    SparsityConfig,
+    parse_sparsity_block,
+    require_no_misspelt_block,
+    settings_without_effect,
+)
 from dsparse.errors import UserError
 from tests.distributed.cells import toy_model
 
@@ -40,7 +46,7 @@ def test_every_setting_is_checked() -> None:
     ("key", "values"),
     [
         ("method", ["rigl", "SET", None, 1]),
-        ("sparsity", [0, 1, 0.0, 1.0, -0.5, 90, "0.9", True, float("nan"), None]),
+        ("sparsity", [0, 1, 0.0, 1.0, 1 - 1e-13, -0.5, 90, "0.9", True, float("nan"), None]),
         ("block_size", [0, -4, 16.0, "16", True]),
         ("distribution", ["er", "ERK"]),
         ("total_steps", [0, -1, 10.5, "100", True]),
@@ -94,6 +100,16 @@ def test_total_steps_have_one_value(block: dict[str, Any], scheduler: Any, words
 
 def test_total_steps_may_stand_in_both_homes_if_they_agree() -> None:
     assert parse_sparsity_block({"total_steps": 1000}, SCHEDULER).total_steps == 1000
+
+
+@pytest.mark.parametrize("key", ["dynamic_sparsty", "dynamic-sparsity", "Dynamic_Sparsity", "dynamic_sparse"])
+def test_a_misspelt_block_is_no_dense_run(key: str) -> None:
+    with pytest.raises(UserError, match=f"Got the key '{key}'"):
+        require_no_misspelt_block({"optimizer": {}, key: {}})
+
+
+def test_a_dense_run_has_no_such_key() -> None:
+    require_no_misspelt_block({"optimizer": {}, "zero_optimization": {}, "data_types": {}, "dynamic_lr": {}})
 
 
 def test_static_needs_no_steps() -> None:

@@ -57,7 +57,8 @@ def test_a_latest_that_points_nowhere_is_named(tmp_path: Path) -> None:
 
 def test_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path, "step10")
-    require_same_run(record(), checkpoint, tmp_path)
+    with pytest.raises(UserError, match=r"Expected .*run\.json"):
+        require_same_run(record(), checkpoint, tmp_path)
     record().write(tmp_path)
     require_same_run(record(), checkpoint, tmp_path)
     require_same_run(record(log_every=5), checkpoint, tmp_path)
