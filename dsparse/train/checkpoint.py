@@ -153,7 +153,9 @@ def is_own(checkpoint: Path, output: Path) -> bool:
 
 def point_latest_at(checkpoint: Path) -> None:
     """Makes a checkpoint the one that `auto` goes on from; those after it are written over when the run gets there."""
-    write_whole(checkpoint.parent / "latest", checkpoint.name)
+    from dsparse.engine.checkpoint import write_latest
+
+    write_latest(checkpoint.parent, checkpoint.name)
 
 
 def _latest(folder: Path) -> Path | None:

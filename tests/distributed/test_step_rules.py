@@ -307,7 +307,7 @@ def test_what_comes_back_after_the_first_update_is_seen_before_the_next(two_rank
         assert "before update 2" in result.message
 
 
-def failing_on_one_rank(where: str) -> None:
+def failing_on_one_rank() -> None:
     """Something that only rank 1 meets."""
     from deepspeed import comm as dist
 
@@ -324,7 +324,7 @@ def failing_on_one_rank(where: str) -> None:
 
 
 def test_a_failure_on_one_rank_stops_all(two_ranks: RankPool) -> None:
-    first, second = two_ranks.try_run(failing_on_one_rank, "update", timeout_s=60)
+    first, second = two_ranks.try_run(failing_on_one_rank, timeout_s=60)
     assert isinstance(first, Failure) and first.kind == "SparsityError" and "Rank 1 failed" in first.message
     assert isinstance(second, Failure) and second.kind == "KeyError"
 
