@@ -24,12 +24,14 @@ LEVELS: list[set[str]] = [
     {"dsparse.kernels"},
     {"dsparse.data"},
     {"dsparse.methods"},
+    {"dsparse.checkpoint"},
     {"dsparse.pattern"},
-    {"dsparse.schedule", "dsparse.flops", "dsparse.errors"},
+    {"dsparse.files"},
+    {"dsparse.schedule", "dsparse.flops", "dsparse.errors", "dsparse.faults"},
 ]
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # Scripts beside the package.
-SCRIPTS_MAY_IMPORT = {"data_prep": {"data_prep", "dsparse.data", "dsparse.errors"}}
+SCRIPTS_MAY_IMPORT = {"data_prep": {"data_prep", "dsparse.data", "dsparse.files", "dsparse.errors"}}
 # Every leaf may say what is wrong with its arguments.
 ALWAYS_ALLOWED = {"dsparse.errors"}
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dsparse.checkpoint import folder
 from dsparse.errors import UserError
+from dsparse.files import write_whole
 from dsparse.train.deepspeed_config import MergedRun
 
 CHECKPOINTS = "checkpoints"
@@ -113,11 +114,11 @@ def find_checkpoint(resume: str, output: Path) -> Path | None:
                 "--checkpoint.resume auto, or choose another --output."
             )
         return None
-    for folder in (Path(resume), output / CHECKPOINTS / resume):
-        if (folder / "latest").is_file():
-            return _latest(folder)
-        if folder.is_dir():
-            return folder.absolute()
+    for place in (Path(resume), output / CHECKPOINTS / resume):
+        if (place / "latest").is_file():
+            return _latest(place)
+        if place.is_dir():
+            return place.absolute()
     raise UserError(
         f"Expected checkpoint.resume to be auto, none or a checkpoint. Got {resume!r}, which is neither a folder nor a "
         f"name in {output / CHECKPOINTS}."
@@ -139,13 +140,6 @@ def require_same_run(record: RunRecord, checkpoint: Path, output: Path) -> None:
         )
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that no reader ever sees half of it."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
-
-
 def is_own(checkpoint: Path, output: Path) -> bool:
     """Whether a checkpoint lies in OUTPUT, and is not another run's."""
     return checkpoint.parent.resolve() == (output / CHECKPOINTS).resolve()
@@ -153,9 +147,7 @@ def is_own(checkpoint: Path, output: Path) -> bool:
 
 def point_latest_at(checkpoint: Path) -> None:
     """Makes a checkpoint the one that `auto` goes on from; those after it are written over when the run gets there."""
-    from dsparse.engine.checkpoint import write_latest
-
-    write_latest(checkpoint.parent, checkpoint.name)
+    folder.write_latest(checkpoint.parent, checkpoint.name)
 
 
 def _latest(folder: Path) -> Path | None:
