@@ -27,6 +27,7 @@ from dsparse.engine.compatibility import check_checkpoint_writer
 from dsparse.engine.elastic import about_optimizer, layout_of, load_elastically
 from dsparse.engine.fragments import FragmentMap
 from dsparse.engine.wholeness import NODES, require_whole
+from dsparse.engine.world import release_shared_buffers
 from dsparse.errors import CheckpointError
 from dsparse.faults import reach
 from dsparse.files import FileRecord
@@ -42,6 +43,8 @@ class DurableEngine(DeepSpeedEngine):
         check_checkpoint_writer(self)
         self.checkpoint_engine = CheckpointFiles(self._config)
         self._agreement = Agreement(self.data_parallel_group, self.device)
+        self._agreement.any_rank([False])  # every rank is there
+        release_shared_buffers()
         trained = {name: weight for name, weight in self.module.named_parameters() if weight.requires_grad}
         self._all_weights = FragmentMap(self, trained)
 
