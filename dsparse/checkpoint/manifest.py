@@ -46,7 +46,7 @@ class Manifest:
         if not path.is_file():
             raise CheckpointError(
                 f"Expected a checkpoint at {folder}. Got a folder without {MANIFEST}: its save was cut short, or the "
-                "file was deleted."
+                "file was deleted, or dsparse did not save it."
             )
         try:
             text = path.read_bytes().decode()

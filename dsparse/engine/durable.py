@@ -129,6 +129,21 @@ class DurableEngine(DeepSpeedEngine):
         manifest = require_whole(root, name, self._agreement, node_local=self.use_node_local_storage())
         return self._load(root, name, manifest, options)
 
+    def prune_checkpoints(self, save_dir: str, *, keep: int, keep_every: int = 0) -> None:
+        """Removes old checkpoints. Every rank must call it.
+
+        Args:
+            save_dir: as given to `save_checkpoint`.
+            keep: how many of those with the most steps stay, at least 1; the one that `latest` names stays too.
+            keep_every: those at a multiple of so many steps stay as well; 0 keeps none for that.
+        """
+
+        def prune() -> None:
+            if self._is_writer():
+                folder.prune(Path(save_dir), keep=keep, keep_every=keep_every)
+
+        self._agreement.together(prune, f"removing old checkpoints from {save_dir}")
+
     def _load(
         self, root: Path, name: str, manifest: Manifest, options: Mapping[str, Any]
     ) -> tuple[str | None, dict[str, Any] | None]:

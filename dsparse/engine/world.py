@@ -19,6 +19,8 @@ from dsparse.engine.builds import await_builds
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dsparse.engine.agree import Agreement
+
 
 def launched_rank() -> int:
     """This process's rank by the launcher's environment, 0 without a launcher."""
@@ -85,6 +87,16 @@ def world_size() -> int:
     from deepspeed import comm as dist
 
     return int(dist.get_world_size())
+
+
+def whole_world() -> Agreement:
+    """The ranks of the process group, to agree on what needs no engine."""
+    import torch
+    from deepspeed.accelerator import get_accelerator
+
+    from dsparse.engine.agree import Agreement
+
+    return Agreement(None, torch.device(get_accelerator().current_device_name()))
 
 
 def barrier() -> None:

@@ -20,14 +20,20 @@ from dsparse.train.deepspeed_config import MergedRun
 
 CHECKPOINTS = "checkpoints"
 RECORD = "run.json"
+LAST_GOOD = "last-good"
 
 _CLIENT_KEY = "dsparse_run"
+STORE_KEY = "dsparse_store"
+"""Client state that says of which data a checkpoint is: checksums by file of the store."""
 
-# What may differ between the two halves of a run without changing its weights.
+# What may differ between the two halves of a run without making it another run.
 _FREE = (
     "run.deepspeed_config", "run.output", "run.data.store", "run.data.num_workers", "run.train.stop_at_step",
     "run.train.log_every", "run.train.eval_every", "run.train.eval_samples", "run.checkpoint", "run.monitor",
-    "deepspeed.tensorboard",
+    "deepspeed.tensorboard", "deepspeed.checkpoint",
+    # How a global batch and the state are cut over the ranks: the order of additions, and nothing else.
+    "world_size", "run.train.micro_batch_size", "deepspeed.train_micro_batch_size_per_gpu",
+    "deepspeed.gradient_accumulation_steps", "deepspeed.zero_optimization",
 )  # fmt: skip
 
 
@@ -101,10 +107,18 @@ class RunRecord:
 def find_checkpoint(resume: str, output: Path) -> Path | None:
     """The folder of the checkpoint to go on from, or None to start afresh.
 
+    With "last-good" it is the last one whether good or not: reading every byte is left to all ranks together.
+
     Raises:
         UserError: checkpoints in the way of a fresh start, or none where one was named.
     """
-    latest = _latest(output / CHECKPOINTS)
+    root = output / CHECKPOINTS
+    if resume == LAST_GOOD:
+        tags = folder.tags(root)
+        if not tags:
+            raise UserError(f"Expected a checkpoint in {root} for checkpoint.resume {LAST_GOOD}. Got none.")
+        return (root / tags[0]).absolute()
+    latest = _latest(root)
     if resume == "auto":
         return latest
     if resume == "none":
@@ -114,14 +128,14 @@ def find_checkpoint(resume: str, output: Path) -> Path | None:
                 "--checkpoint.resume auto, or choose another --output."
             )
         return None
-    for place in (Path(resume), output / CHECKPOINTS / resume):
+    for place in (Path(resume), root / resume):
         if (place / "latest").is_file():
             return _latest(place)
         if place.is_dir():
             return place.absolute()
     raise UserError(
-        f"Expected checkpoint.resume to be auto, none or a checkpoint. Got {resume!r}, which is neither a folder nor a "
-        f"name in {output / CHECKPOINTS}."
+        f"Expected checkpoint.resume to be auto, last-good, none or a checkpoint. Got {resume!r}, which is neither a "
+        f"folder nor a name in {root}."
     )
 
 
@@ -150,14 +164,16 @@ def point_latest_at(checkpoint: Path) -> None:
     folder.write_latest(checkpoint.parent, checkpoint.name)
 
 
-def _latest(folder: Path) -> Path | None:
-    """The checkpoint that DeepSpeed's `latest` names; it is written after everything else of a checkpoint."""
-    pointer = folder / "latest"
-    if not pointer.is_file():
-        return None
-    found = folder / pointer.read_text(encoding="utf-8").strip()
+def _latest(root: Path) -> Path | None:
+    """The checkpoint that `latest` names; where it was not written any more, the one with the most steps."""
+    tag = folder.latest_tag(root)
+    if tag is None:
+        named = folder.tags(root)
+        return (root / named[0]).absolute() if named else None
+    found = root / folder.locate(root, tag)
     if not found.is_dir():
-        raise UserError(f"Expected the checkpoint that {pointer} names. Got no folder {found}.")
+        others = f"{LAST_GOOD} takes the last whole one" if folder.tags(root) else "there is no other"
+        raise UserError(f"Expected the checkpoint that {root / folder.LATEST} names. Got no folder {found}: {others}.")
     return found.absolute()
 
 

@@ -28,7 +28,7 @@ from dsparse.engine.world import (
     set_deepspeed_log_level,
 )
 from dsparse.errors import SparsityError, UserError, exit_on_user_error
-from dsparse.train.checkpoint import CHECKPOINTS, RunState
+from dsparse.train.checkpoint import CHECKPOINTS, LAST_GOOD, RunState
 from dsparse.train.command_line import parse_command_line
 from dsparse.train.config import RunConfig, find_input
 from dsparse.train.deepspeed_config import MergedRun, merge
@@ -106,8 +106,11 @@ def _train(merged: MergedRun, plan: Plan, host: str, t0_s: float) -> None:
     from dsparse.train.loop import train
     from dsparse.train.output import continue_record, held
     from dsparse.train.report import write_report
+    from dsparse.train.resume import find_last_good
 
     output = merged.output
+    if merged.run.checkpoint.resume == LAST_GOOD:
+        plan = replace(plan, checkpoint=find_last_good(output, node_local=False))
     with held(output) if rank() == 0 else contextlib.nullcontext():
         old_events = event_files(output / "tensorboard")
         session = _begin(merged, plan, t0_s)
@@ -127,6 +130,7 @@ def _begin(merged: MergedRun, plan: Plan, t0_s: float) -> Any:
     """The engine as it was when the run stopped, and what goes with it: a `loop.Session`."""
     import dsparse
     from dsparse.data.loader import LoaderState, MicroBatches
+    from dsparse.engine.initialize import initialize_dense
     from dsparse.train.cost import EncoderCost
     from dsparse.train.loop import Session
     from dsparse.train.monitor import Monitor
@@ -137,9 +141,11 @@ def _begin(merged: MergedRun, plan: Plan, t0_s: float) -> Any:
         plan.model, run.model.preset, seq_length=merged.seq_length, num_sequences=merged.global_batch_size
     )
     with _errors_in_one_line("a DeepSpeed configuration that DeepSpeed takes on this machine"):
-        engine, *_ = dsparse.initialize(
-            model=plan.model, model_parameters=parameter_groups(plan.model), config=merged.deepspeed
-        )
+        groups = parameter_groups(plan.model)
+        if "dynamic_sparsity" in merged.deepspeed:
+            engine, *_ = dsparse.initialize(model=plan.model, model_parameters=groups, config=merged.deepspeed)
+        else:
+            engine = initialize_dense(plan.model, model_parameters=groups, config=merged.deepspeed)
     state = RunState()
     if plan.checkpoint is not None:
         others = f"an earlier one under {plan.checkpoint.parent} may be whole: --checkpoint.resume NAME"
@@ -166,6 +172,7 @@ def _begin(merged: MergedRun, plan: Plan, t0_s: float) -> Any:
         cost=cost,
         state=state,
         monitor=Monitor(engine, merged.output, pattern_every=run.monitor.pattern_every),
+        store=plan.record.store,
         progress=Progress(speaks=rank() == 0, first_step=state.step, last_step=merged.last_step),
         t0_s=t0_s - state.wall_s,
     )

@@ -45,7 +45,7 @@ def test_a_checkpoint_can_be_named_or_pointed_at(tmp_path: Path) -> None:
     assert find_checkpoint("step10", tmp_path) == named
     assert find_checkpoint(str(named), tmp_path / "elsewhere") == named
     assert find_checkpoint(str(named.parent), tmp_path) == named.parent / "step20"
-    with pytest.raises(UserError, match=r"auto, none or a checkpoint\. Got 'step30'"):
+    with pytest.raises(UserError, match=r"auto, last-good, none or a checkpoint\. Got 'step30'"):
         find_checkpoint("step30", tmp_path)
 
 
