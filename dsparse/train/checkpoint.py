@@ -2,7 +2,8 @@
 
 The engine saves weights, optimizer, schedule and patterns; the loop adds its own few numbers (`RunState`) as client
 state. Randomness needs no saving: batches are a function of the position, dropout is seeded anew at each step.
-`OUTPUT/run.json` records what was run, so that a run is never continued with other numbers than it began with.
+Each checkpoint also has the record of its run, which is OUTPUT/run.json for people to read, so that a run is never
+continued with other numbers than it began with.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from dsparse.checkpoint import folder
-from dsparse.errors import UserError
+from dsparse.checkpoint.manifest import Manifest
+from dsparse.errors import CheckpointError, UserError
 from dsparse.files import write_whole
 from dsparse.train.deepspeed_config import MergedRun
 
@@ -23,8 +25,7 @@ RECORD = "run.json"
 LAST_GOOD = "last-good"
 
 _CLIENT_KEY = "dsparse_run"
-STORE_KEY = "dsparse_store"
-"""Client state that says of which data a checkpoint is: checksums by file of the store."""
+_RECORD_KEY = "dsparse_record"
 
 # What may differ between the two halves of a run without making it another run.
 _FREE = (
@@ -84,19 +85,26 @@ class RunRecord:
         """Writes OUTPUT/run.json, whole or not at all."""
         write_whole(output / RECORD, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
-    def differences(self, output: Path) -> list[str]:
-        """One phrase for each number in which OUTPUT/run.json is another run; UserError if it is not there."""
+    def to_client_state(self) -> dict[str, Any]:
+        """For `engine.save_checkpoint`: a checkpoint says of which run it is, wherever it is taken."""
+        return {_RECORD_KEY: json.loads(json.dumps(dataclasses.asdict(self)))}
+
+    def differences(self, checkpoint: Path) -> list[str]:
+        """One phrase for each number in which the run that saved a checkpoint is another.
+
+        Raises:
+            CheckpointError: its manifest is damaged, with the last one that is whole.
+            UserError: it is not of a run of pretrain.py.
+        """
         try:
-            then = _flat(json.loads((output / RECORD).read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise UserError(
-                f"Expected {output / RECORD}, which says what run its checkpoints are of. Got none; put it back, or "
-                "begin anew with another --output."
-            ) from None
-        except json.JSONDecodeError as error:
-            raise UserError(f"Expected JSON in {output / RECORD}. Got a mistake at line {error.lineno}.") from error
-        # Through JSON, so that tuples and lists compare equal.
-        now = _flat(json.loads(json.dumps(dataclasses.asdict(self))))
+            saved = Manifest.read(checkpoint).about.get("client_state", {}).get(_RECORD_KEY)
+        except CheckpointError as error:
+            good = next(folder.good_tags(checkpoint.parent), None)
+            instead = f"{good} is whole: --checkpoint.resume {LAST_GOOD}" if good else "no other there is whole"
+            raise CheckpointError(f"{str(error).rstrip('.')}; {instead}.") from None
+        if saved is None:
+            raise UserError(f"Expected a checkpoint of pretrain.py. Got {checkpoint}, which does not say of which run.")
+        then, now = _flat(saved), _flat(self.to_client_state()[_RECORD_KEY])
         return [
             f"{key} was {then.get(key)!r}, now {now.get(key)!r}"
             for key in sorted(then.keys() | now.keys())
@@ -114,7 +122,7 @@ def find_checkpoint(resume: str, output: Path) -> Path | None:
     """
     root = output / CHECKPOINTS
     if resume == LAST_GOOD:
-        tags = folder.tags(root)
+        tags = [tag for tag in folder.tags(root) if _is_readable(root / tag)]
         if not tags:
             raise UserError(f"Expected a checkpoint in {root} for checkpoint.resume {LAST_GOOD}. Got none.")
         return (root / tags[0]).absolute()
@@ -146,7 +154,7 @@ def require_same_run(record: RunRecord, checkpoint: Path, output: Path) -> None:
             f"Expected an --output of its own for a run that goes on from {checkpoint}. Got {output}, which holds a "
             "run: choose another, or go on with that one by --checkpoint.resume auto."
         )
-    differences = record.differences(checkpoint.parent.parent)
+    differences = record.differences(checkpoint)
     if differences:
         raise UserError(
             f"Expected the run that {checkpoint} belongs to. Got other values: {'; '.join(differences)}. "
@@ -175,6 +183,14 @@ def _latest(root: Path) -> Path | None:
         others = f"{LAST_GOOD} takes the last whole one" if folder.tags(root) else "there is no other"
         raise UserError(f"Expected the checkpoint that {root / folder.LATEST} names. Got no folder {found}: {others}.")
     return found.absolute()
+
+
+def _is_readable(checkpoint: Path) -> bool:
+    try:
+        Manifest.read(checkpoint)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -26,7 +26,7 @@ from dsparse.data.loader import LoaderState, PretrainingData
 from dsparse.engine.world import mean_over_ranks, rank, sum_on_device, world_size
 from dsparse.errors import PatternDisagreementError, UserError
 from dsparse.models.heads import UNLABELLED
-from dsparse.train.checkpoint import CHECKPOINTS, STORE_KEY, RunState
+from dsparse.train.checkpoint import CHECKPOINTS, RunRecord, RunState
 from dsparse.train.cost import EncoderCost
 from dsparse.train.deepspeed_config import MergedRun
 from dsparse.train.evaluate import evaluate
@@ -51,8 +51,8 @@ class Session:
     state: RunState
     monitor: Monitor
     progress: Progress
-    store: dict[str, str]
-    """What identifies the data: checksums by file."""
+    record: RunRecord
+    """Of which run its checkpoints are."""
     t0_s: float
     """When this session began, on the clock of `time.perf_counter`, less the seconds of earlier sessions."""
 
@@ -167,7 +167,7 @@ def save(session: Session) -> None:
     state, keep = session.state, session.merged.run.checkpoint
     state.wall_s = mean_over_ranks([time.perf_counter() - session.t0_s])[0]
     root, tag = session.merged.output / CHECKPOINTS, f"step{state.step}"
-    client_state = state.to_client_state() | {STORE_KEY: session.store}
+    client_state = state.to_client_state() | session.record.to_client_state()
     try:
         session.engine.save_checkpoint(str(root), tag=tag, client_state=client_state)
     except (PatternDisagreementError, UserError):

@@ -172,7 +172,7 @@ def _begin(merged: MergedRun, plan: Plan, t0_s: float) -> Any:
         cost=cost,
         state=state,
         monitor=Monitor(engine, merged.output, pattern_every=run.monitor.pattern_every),
-        store=plan.record.store,
+        record=plan.record,
         progress=Progress(speaks=rank() == 0, first_step=state.step, last_step=merged.last_step),
         t0_s=t0_s - state.wall_s,
     )
