@@ -34,7 +34,8 @@ _FREE = (
     "deepspeed.tensorboard", "deepspeed.checkpoint",
     # How a global batch and the state are cut over the ranks: the order of additions, and nothing else.
     "world_size", "run.train.micro_batch_size", "deepspeed.train_micro_batch_size_per_gpu",
-    "deepspeed.gradient_accumulation_steps", "deepspeed.zero_optimization",
+    "deepspeed.gradient_accumulation_steps", "deepspeed.zero_optimization", "deepspeed.zero_allow_untested_optimizer",
+    "deepspeed.zero_force_ds_cpu_optimizer",
 )  # fmt: skip
 
 
