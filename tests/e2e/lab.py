@@ -68,7 +68,7 @@ class Lab:
         """Starts a run in a session of its own, so that it can be killed as a whole."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
+        return subprocess.Popen(  # type: ignore[call-overload]
             self.command(*args, **kwargs), cwd=self.root, env=environment, start_new_session=True, **pipes
         )
 
