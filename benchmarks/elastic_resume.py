@@ -11,10 +11,11 @@ whose patterns must be equal and whose losses must agree to 1e-5. "exact" means 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 # tests/ and dsparse/ are this checkout's.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--stages", type=int, nargs="+", default=[0, 1, 2, 3], help="ZeRO stages")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     arguments = parser.parse_args()
+    say = _own_stdout()
     pools = {ranks: RankPool(ranks) for ranks in arguments.ranks}
     ways = [(ranks, stage) for ranks in arguments.ranks for stage in arguments.stages]
     table: dict[tuple[tuple[int, int], tuple[int, int]], str] = {}
@@ -51,8 +53,16 @@ def main() -> None:
     finally:
         for pool in pools.values():
             pool.close()
-    print(as_markdown(ways, table, arguments.precision))
+    say.write(as_markdown(ways, table, arguments.precision) + "\n")
+    say.flush()
     sys.exit(any(cell != "exact" for cell in table.values()))
+
+
+def _own_stdout() -> TextIO:
+    """Standard output for the table alone: DeepSpeed prints to it in every process that is started from here on."""
+    own = os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return own
 
 
 def verdict(saved: Any, results: list[Any]) -> str:
