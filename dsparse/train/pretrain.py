@@ -7,6 +7,7 @@ one rank says it, in one line.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import sys
 import time
@@ -26,6 +27,7 @@ from dsparse.engine.world import (
     launched_world_size,
     rank,
     set_deepspeed_log_level,
+    sum_over_ranks,
 )
 from dsparse.errors import SparsityError, UserError, exit_on_user_error
 from dsparse.train.checkpoint import CHECKPOINTS, RunState
@@ -108,10 +110,13 @@ def _train(merged: MergedRun, plan: Plan, host: str, t0_s: float) -> None:
     from dsparse.train.report import write_report
 
     output = merged.output
-    with held(output) if rank() == 0 else contextlib.nullcontext():
+    _require_same_checkpoint(plan)
+    # Nodes with disks of their own each hold their part of the run, and what says whose part it is.
+    keeps = (launched_local_rank() if _is_storage_apart(merged) else rank()) == 0
+    with held(output) if keeps else contextlib.nullcontext():
         old_events = event_files(output / "tensorboard")
         session = _begin(merged, plan, t0_s)
-        if rank() == 0:
+        if keeps:
             continue_record(
                 output, plan.record, checkpoint=plan.checkpoint, step=session.state.step, old_events=old_events
             )
@@ -121,6 +126,24 @@ def _train(merged: MergedRun, plan: Plan, host: str, t0_s: float) -> None:
             train(session)
         if rank() == 0:
             print(write_report(output), flush=True)
+
+
+def _is_storage_apart(merged: MergedRun) -> bool:
+    """Whether each node writes checkpoints to a disk of its own (DeepSpeed's setting)."""
+    return bool(merged.deepspeed.get("checkpoint", {}).get("use_node_local_storage", False))
+
+
+def _require_same_checkpoint(plan: Plan) -> None:
+    """Raises UserError on every rank unless all go on from a checkpoint of the same name, or all begin anew."""
+    found = "none" if plan.checkpoint is None else plan.checkpoint.name
+    # 40 bits: the sum over thousands of ranks is still exact in float64.
+    digest = int.from_bytes(hashlib.blake2b(found.encode(), digest_size=5).digest(), "little")
+    is_odd = sum_over_ranks([digest])[0] != digest * launched_world_size()
+    if sum_over_ranks([is_odd])[0] > 0:
+        raise UserError(
+            f"Expected to find the same checkpoint on every rank. Got {found} on rank {rank()} and another on others: "
+            "name one that all nodes have by --checkpoint.resume, or copy the missing files from node to node."
+        )
 
 
 def _begin(merged: MergedRun, plan: Plan, t0_s: float) -> Any:

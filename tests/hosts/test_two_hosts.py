@@ -5,18 +5,26 @@ A launch costs seconds, so a few runs are made once and several tests look at th
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import select
+import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
 
+from dsparse.engine.checkpoint import FILE_NAME
 from dsparse.train.metrics import read_rows
 from tests.data.store_fixture import make_small_store
-from tests.e2e.test_pretrain import STEPS, assert_same_end, results
+from tests.e2e.test_pretrain import STEPS, assert_same_end, differences, results
 from tests.hosts.two_hosts import ADDRESSES, CHECKOUT, NAMES, TwoHosts, why_not
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -60,13 +68,38 @@ def words(hosts: TwoHosts, output: str, *flags: str, engine: str = "zero1") -> l
         "checkpoint.save_every": SAVE_EVERY,
         "monitor.pattern_every": 0,
     }
-    return ["launch/pretrain.py", *(word for key, value in settings.items() for word in (f"--{key}", str(value))), *flags]
+    return [
+        "launch/pretrain.py",
+        *(word for key, value in settings.items() for word in (f"--{key}", str(value))),
+        *flags,
+    ]
 
 
 def run(hosts: TwoHosts, command: list[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
     done = hosts.run(command, **kwargs)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def await_text(process: subprocess.Popen[str], text: str, timeout_s: float = 60.0) -> None:
+    """Returns when the process has said so on stderr."""
+    assert process.stderr is not None
+    descriptor, said, deadline_s = process.stderr.fileno(), "", time.monotonic() + timeout_s
+    while text not in said:
+        assert select.select([descriptor], [], [], deadline_s - time.monotonic())[0], said
+        more = os.read(descriptor, 65536).decode()
+        assert more, said
+        said += more
+
+
+def ranks(hosts: TwoHosts) -> list[psutil.Process]:
+    """Processes of both hosts that train."""
+    found = []
+    for process in (*hosts.processes(0), *hosts.processes(1)):
+        with contextlib.suppress(psutil.Error):
+            if any(word.startswith("--local_rank") for word in process.cmdline()):
+                found.append(process)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +122,13 @@ def test_they_are_two(hosts: TwoHosts) -> None:
     seen = []
     for number, name in enumerate(NAMES):
         run(hosts, ["touch", "mine", str(hosts.local / "mine"), "/dev/shm/mine"], host=number)
-        away = run(hosts, ["ssh", NAMES[1 - number], f"hostname; hostname -I; cd {hosts.checkout}; ls -d * .deepspeed_env"])
+        away = run(
+            hosts, ["ssh", NAMES[1 - number], f"hostname; hostname -I; cd {hosts.checkout}; ls -d * .deepspeed_env"]
+        )
         assert name not in away.stdout.splitlines() or number == 1
-        seen.append(run(hosts, ["sh", "-c", "hostname; hostname -I; ps ax -o comm= | grep -c sshd"], host=number).stdout)
+        seen.append(
+            run(hosts, ["sh", "-c", "hostname; hostname -I; ps ax -o comm= | grep -c sshd"], host=number).stdout
+        )
         assert (hosts.folder / name / "checkout/mine").is_file() and (hosts.hosts[number].disk / "mine").is_file()
         assert not (hosts.folder / NAMES[1] / "checkout/mine").exists() or number == 1
     for name, address, out in zip(NAMES, ADDRESSES, seen, strict=True):
@@ -122,6 +159,43 @@ def test_zero3_over_two_hosts_ends_in_the_bits_of_one(hosts: TwoHosts) -> None:
     assert results(hosts.shared / "zero3") == results(hosts.shared / "zero3_one_host")
 
 
+def test_each_host_with_a_disk_of_its_own_ends_in_the_same_bits(hosts: TwoHosts, one_host: Path) -> None:
+    """A copy of the store on each, and checkpoints where they were written; stopped and resumed."""
+    for host in hosts.hosts:
+        shutil.copytree(hosts.shared / "store", host.disk / "store")
+    command = words(hosts, "unused", "--output", str(hosts.local / "run"), "--data.store", str(hosts.local / "store"))
+    apart = hosts.shared / "apart.json"
+    config = json.loads((hosts.shared / "zero1.json").read_text())
+    apart.write_text(json.dumps(config | {"checkpoint": {"use_node_local_storage": True}}))
+    command += ["--deepspeed_config", str(apart)]
+    run(hosts, [*both(hosts), *command, "--train.stop_at_step", "6"])
+    run(hosts, [*both(hosts), *command, "--checkpoint.resume", "auto"])
+    own = [host.disk / "run" for host in hosts.hosts]
+    for number, disk in enumerate(own):
+        assert (disk / "checkpoints/latest").read_text() == f"step{STEPS}"
+        assert (disk / "run.json").is_file()
+        shards = [path.name for path in (disk / f"checkpoints/step{STEPS}").glob("zero_pp_rank_*")]
+        assert shards == [f"zero_pp_rank_{number}_mp_rank_00_optim_states.pt"]
+    assert results(own[0]) == results(one_host)
+    for number, disk in enumerate(own):
+        here, there = disk / f"checkpoints/step{STEPS}", one_host / f"checkpoints/step{STEPS}"
+        for name in ("mp_rank_00_model_states.pt", f"zero_pp_rank_{number}_mp_rank_00_optim_states.pt"):
+            saved = [torch.load(folder / name, weights_only=False, map_location="cpu") for folder in (here, there)]
+            for one in saved:
+                one.pop("ds_config")  # which has the setting
+            assert differences(*saved) == [], name
+        assert (here / FILE_NAME).read_bytes() == (there / FILE_NAME).read_bytes()
+
+
+def test_hosts_that_find_other_checkpoints_stop(hosts: TwoHosts, two_hosts: Path) -> None:
+    """The second host's disk is that of a node which was replaced."""
+    shutil.copytree(two_hosts, hosts.hosts[0].disk / "replaced")
+    command = words(hosts, "unused", "--output", str(hosts.local / "replaced"), "--checkpoint.resume", "auto")
+    done = hosts.run([*both(hosts), *command])
+    assert done.returncode != 0
+    assert "to find the same checkpoint on every rank" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_torchrun_over_two_hosts_ends_in_the_same_bits(hosts: TwoHosts, one_host: Path) -> None:
     """Typed on each node; no ssh, no hostfile."""
     meeting = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", NAMES[0], "--master-port", "29500"]
@@ -134,16 +208,32 @@ def test_torchrun_over_two_hosts_ends_in_the_same_bits(hosts: TwoHosts, one_host
     assert results(hosts.shared / "torchrun") == results(one_host)
 
 
-def test_a_host_that_does_not_answer_is_named(hosts: TwoHosts) -> None:
-    """The first node's absence is found by the launcher, the second's by pdsh."""
-    for number, absent in enumerate(("node-9 slots=1\nnode-1 slots=1\n", "node-0 slots=1\nnode-9 slots=1\n")):
-        hostfile = hosts.shared / f"absent{number}"
-        hostfile.write_text(absent)
-        command = ["deepspeed", "--hostfile", str(hostfile), *words(hosts, "absent")]
-        done = hosts.run(command)
-        assert done.returncode != 0
-        assert "node-9" in done.stderr
-    assert not (hosts.shared / "absent").exists()
+def test_a_first_host_that_does_not_answer_is_named(hosts: TwoHosts) -> None:
+    (hosts.shared / "absent").write_text("node-9 slots=1\nnode-1 slots=1\n")
+    done = hosts.run(["deepspeed", "--hostfile", str(hosts.shared / "absent"), *words(hosts, "never")])
+    assert done.returncode != 0 and "host=node-9 was not reachable via ssh" in done.stderr
+
+
+def test_a_second_host_that_does_not_answer_is_named_and_the_first_can_be_stopped(hosts: TwoHosts) -> None:
+    """pdsh starts the others all the same; they wait for it until Ctrl-C, which leaves nobody behind."""
+    (hosts.shared / "absent").write_text("node-0 slots=1\nnode-9 slots=1\n")
+    launcher = hosts.start(["deepspeed", "--hostfile", str(hosts.shared / "absent"), *words(hosts, "never")])
+    try:
+        await_text(launcher, "node-9: ssh exited with exit code 255")
+        deadline_s = time.monotonic() + 60
+        while len(ranks(hosts)) < 1:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.1)
+        # The launcher is what the shell has become; nsenter waits for it outside.
+        psutil.Process(launcher.pid).children()[0].send_signal(signal.SIGINT)
+        launcher.communicate(timeout=60)
+        assert launcher.returncode != 0
+        psutil.wait_procs(ranks(hosts), timeout=20)
+        assert ranks(hosts) == []
+    finally:
+        hosts.kill_everything()
+        launcher.communicate()
+    assert not (hosts.shared / "never").exists()
 
 
 def test_the_link_can_be_cut_and_mended(hosts: TwoHosts) -> None:

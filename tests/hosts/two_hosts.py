@@ -11,6 +11,7 @@ that one ends with the process that started it, however that was killed.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import pwd
@@ -113,7 +114,7 @@ class TwoHosts:
         self._end()
 
     def start(self, command: list[str], *, host: int = 0, **environment: str) -> subprocess.Popen[str]:
-        """Starts a command on a host, in its checkout, as a user logged in there would with the environment activated."""
+        """Starts a command on a host, in its checkout, as a user there does whose environment is activated."""
         words = [*self._enter(self.hosts[host]), "--", "sh", "-c", 'cd "$0" && exec "$@"', str(self.checkout), *command]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(words, env=self.environment() | environment, **pipes)
@@ -150,8 +151,15 @@ class TwoHosts:
         }
 
     def processes(self, host: int) -> list[psutil.Process]:
-        """What runs on a host beside its process 1."""
-        return psutil.Process(self.hosts[host].pid).children(recursive=True)
+        """What runs on a host beside its process 1 and what listens to ssh for it."""
+        numbering = os.readlink(f"/proc/{self.hosts[host].pid}/ns/pid")
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(OSError, psutil.Error):
+                is_here = os.readlink(f"/proc/{process.pid}/ns/pid") == numbering
+                if is_here and process.name() != "sshd":
+                    found.append(process)
+        return found
 
     def cut_link(self) -> None:
         """Pulls the cable: from now on every packet is lost and nobody is told."""
@@ -162,9 +170,11 @@ class TwoHosts:
         self._ip(self.hosts[1], f"link set {INTERFACE} up")
 
     def kill_everything(self) -> None:
-        """Kills all processes of both hosts but their sshd."""
-        for host in self.hosts:
-            subprocess.run([*self._enter(host), "--", "sh", "-c", "kill -9 -1"], check=False, timeout=_START_TIMEOUT_S)
+        """Kills all processes of both hosts but sshd."""
+        for number in range(2):
+            for process in self.processes(number):
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
 
     def _start_host(self, number: int) -> Host:
         name = NAMES[number]
