@@ -30,9 +30,15 @@ tasks=()
 for ((number = 0; number < SLURM_NTASKS; number++)); do
   SLURM_PROCID=$number SLURM_LOCALID=$number SLURM_STEP_TASKS_PER_NODE="$SLURM_NTASKS" "$@" & tasks+=($!)
 done
-trap 'kill -TERM "${tasks[@]}" 2>/dev/null' TERM
-code=0
-for task in "${tasks[@]}"; do wait -n || { code=$?; kill -KILL "${tasks[@]}" 2>/dev/null; }; done
+trap 'signalled=1; kill -TERM "${tasks[@]}" 2>/dev/null' TERM
+code=0 left=$SLURM_NTASKS signalled=0
+while ((left > 0)); do
+  wait -n
+  status=$?
+  if ((signalled)); then signalled=0; continue; fi  # a wait that the signal cut short
+  left=$((left - 1))
+  if ((status != 0 && code == 0)); then code=$status; kill -KILL "${tasks[@]}" 2>/dev/null; fi
+done
 exit "$code"
 """
 
