@@ -136,6 +136,13 @@ def test_they_are_two(hosts: TwoHosts) -> None:
     assert not (CHECKOUT / "mine").exists() and not Path("/dev/shm/mine").exists()
 
 
+def test_what_travels_stands_in_the_docs(hosts: TwoHosts) -> None:
+    page = (CHECKOUT / "docs/multi-node.md").read_text()
+    of_the_test = {"HF_HUB_OFFLINE", "TORCH_EXTENSIONS_DIR"}
+    for variable in hosts.travelling().keys() - of_the_test:
+        assert f"`{variable}" in page, variable
+
+
 def test_two_hosts_end_in_the_bits_of_one(one_host: Path, two_hosts: Path) -> None:
     """Weights, masters, moments, patterns, schedule and data position; losses and every update on the way."""
     assert_same_end(one_host, two_hosts)
