@@ -30,7 +30,7 @@ from dsparse.engine.world import (
     sum_over_ranks,
 )
 from dsparse.errors import SparsityError, UserError, exit_on_user_error
-from dsparse.train.checkpoint import CHECKPOINTS, RunState
+from dsparse.train.checkpoint import CHECKPOINTS, RECORD, RunState
 from dsparse.train.command_line import parse_command_line
 from dsparse.train.config import RunConfig, find_input
 from dsparse.train.deepspeed_config import MergedRun, merge
@@ -39,6 +39,7 @@ from dsparse.train.host import tune_host
 from dsparse.train.plan import Plan, check, parameter_groups
 
 _SECONDS_FOR_THE_FIRST_RANK = 10.0
+_SECONDS_FOR_A_NETWORK_DRIVE = 3.0
 _INTERRUPTED = 130  # what a shell says of a process that Ctrl-C ended
 
 
@@ -121,6 +122,7 @@ def _train(merged: MergedRun, plan: Plan, host: str, t0_s: float) -> None:
                 output, plan.record, checkpoint=plan.checkpoint, step=session.state.step, old_events=old_events
             )
         barrier()
+        _require_own_record(output)
         with session.progress:
             _greet(session, merged, plan, host)
             train(session)
@@ -143,6 +145,24 @@ def _require_same_checkpoint(plan: Plan) -> None:
         raise UserError(
             f"Expected to find the same checkpoint on every rank. Got {found} on rank {rank()} and another on others: "
             "name one that all nodes have by --checkpoint.resume, or copy the missing files from node to node."
+        )
+
+
+def _require_own_record(output: Path) -> None:
+    """Raises UserError on every rank unless each sees the record in OUTPUT that rank 0, or its node's first, has begun.
+
+    A node that does not would write its part of every checkpoint where no other finds it. A folder is read, not a name
+    looked up: a network drive answers a look-up from memory, and the answer may be older than the file.
+    """
+    deadline_s = time.monotonic() + _SECONDS_FOR_A_NETWORK_DRIVE
+    while not (sees := output.is_dir() and RECORD in os.listdir(output)) and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+    num_blind = round(sum_over_ranks([not sees])[0])
+    if num_blind:
+        raise UserError(
+            f"Expected an --output that every node sees. Got {output}, where {num_blind} of {launched_world_size()} "
+            "ranks do not find the run: choose a folder on storage that all share, or let each node keep its own part "
+            'by "checkpoint": {"use_node_local_storage": true} in the DeepSpeed JSON.'
         )
 
 

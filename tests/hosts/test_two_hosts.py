@@ -196,6 +196,15 @@ def test_each_host_with_a_disk_of_its_own_ends_in_the_same_bits(hosts: TwoHosts,
         assert (here / FILE_NAME).read_bytes() == (there / FILE_NAME).read_bytes()
 
 
+def test_an_output_that_only_one_host_sees_is_refused(hosts: TwoHosts) -> None:
+    command = [*both(hosts), *words(hosts, "unused", "--output", str(hosts.local / "unshared"))]
+    done = hosts.run(command)
+    assert done.returncode != 0
+    assert "1 of 2 ranks do not find the run" in done.stderr and "Traceback" not in done.stderr
+    assert "use_node_local_storage" in done.stderr
+    assert not (hosts.hosts[0].disk / "unshared/metrics.jsonl").read_text()
+
+
 def test_hosts_that_find_other_checkpoints_stop(hosts: TwoHosts, two_hosts: Path) -> None:
     """The second host's disk is that of a node which was replaced."""
     shutil.copytree(two_hosts, hosts.hosts[0].disk / "replaced")
