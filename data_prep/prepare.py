@@ -35,8 +35,8 @@ from data_prep.write import file_records, write_splits
 from dsparse.data.manifest import MANIFEST, TOKENIZER, Manifest, SplitCounts
 from dsparse.data.store import TokenStore
 from dsparse.data.vocabulary import Vocabulary
-from dsparse.data.writer import write_atomically
 from dsparse.errors import UserError, exit_on_user_error
+from dsparse.files import write_whole
 
 _CORPUS = "corpus.txt"
 
@@ -110,7 +110,7 @@ def _make(request: Request, sources: list[Source], store: Path) -> tuple[dict[st
     bound = heldout_bound(read_corpus(corpus), fraction=request.heldout_fraction, seed=request.seed)
     choose_split = partial(split_of, bound=bound, seed=request.seed)
     if request.tokenizer is not None:
-        write_atomically(store / TOKENIZER, request.tokenizer.read_text(encoding="utf-8"))
+        write_whole(store / TOKENIZER, request.tokenizer.read_text(encoding="utf-8"))
     else:
         with progress("training the vocabulary", counts.num_documents) as advance:
             documents = followed(read_corpus(corpus), advance)
@@ -120,7 +120,7 @@ def _make(request: Request, sources: list[Source], store: Path) -> tuple[dict[st
                 vocab_size=request.vocab_size,
                 num_sentences=counts.num_sentences,
             )
-        write_atomically(store / TOKENIZER, trained.to_str(pretty=True) + "\n")
+        write_whole(store / TOKENIZER, trained.to_str(pretty=True) + "\n")
         if trained.get_vocab_size() < request.vocab_size:
             print(
                 f"the text yields {trained.get_vocab_size():,} word pieces, fewer than the {request.vocab_size:,} asked"

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dsparse.data.manifest import MANIFEST, SPLITS, TOKENIZER
-from dsparse.data.writer import flush_folder
 from dsparse.errors import UserError
+from dsparse.files import flush_to_disk
 
 _STORE_FILES = frozenset(
     {MANIFEST, TOKENIZER, *(f"{split}{suffix}" for split in SPLITS for suffix in (".bin", ".idx"))}
@@ -81,11 +81,11 @@ def _lock(descriptor: int, out: Path) -> None:
 
 
 def _publish(staging: Path, out: Path, old: Path) -> None:
-    flush_folder(staging)
+    flush_to_disk(staging)
     if out.exists():
         os.replace(out, old)
     os.replace(staging, out)
-    flush_folder(out.parent)
+    flush_to_disk(out.parent)
     _remove(old)
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 # A script's own folder is on the path, not the checkout it belongs to.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dsparse.data.manifest import FileRecord, Manifest, SplitCounts
+from dsparse.data.manifest import Manifest, SplitCounts
 from dsparse.data.store import TokenStore
 from dsparse.errors import UserError, exit_on_user_error
+from dsparse.files import FileRecord
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -12,9 +12,10 @@ from tokenizers import Tokenizer
 
 from data_prep.corpus import read_corpus
 from data_prep.progress import progress
-from dsparse.data.manifest import SPLITS, TOKENIZER, FileRecord, SplitCounts
+from dsparse.data.manifest import SPLITS, TOKENIZER, SplitCounts
 from dsparse.data.store import smallest_dtype
 from dsparse.data.writer import IndexedWriter
+from dsparse.files import FileRecord
 
 _SENTENCES_PER_BATCH = 1 << 14
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from dsparse.pattern.block_pattern import BlockPattern
 
 if TYPE_CHECKING:
-    from dsparse.engine import SparseEngine, initialize, to_dense_state_dict
+    from dsparse.engine.engine import SparseEngine
+    from dsparse.engine.export import to_dense_state_dict
+    from dsparse.engine.initialize import initialize
 
 __all__ = ["BlockPattern", "SparseEngine", "initialize", "to_dense_state_dict"]
 

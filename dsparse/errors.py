@@ -11,6 +11,10 @@ class UserError(ValueError):
     """Bad input: the message says what is wrong, where, and what to do, in one line."""
 
 
+class CheckpointError(UserError):
+    """A checkpoint is not whole, not what it should be, or not to be had; the message names the file."""
+
+
 @contextmanager
 def exit_on_user_error(debug: bool = False) -> Iterator[None]:
     """Turns a `UserError` into one line on stderr and exit code 2, and so an `OSError`: a full disk, no permission.

@@ -16,7 +16,7 @@ MAX_POSITIONAL = 6
 # Signatures that are not ours to choose.
 MIRRORS = {
     "dsparse/engine/initialize.py": {"initialize"},  # deepspeed.initialize
-    "dsparse/engine/engine.py": {"load_checkpoint"},  # DeepSpeedEngine.load_checkpoint
+    "dsparse/engine/durable.py": {"load_checkpoint"},  # DeepSpeedEngine.load_checkpoint
 }
 
 FILES = sorted(path for room in ("dsparse", "data_prep", "launch") for path in (ROOT / room).rglob("*.py"))

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.colors import ListedColormap
 
-from dsparse.engine.checkpoint import load_state
+from dsparse.checkpoint.patterns import load_state
 from dsparse.engine.config import parse_sparsity_block
 from dsparse.engine.initialize import initial_patterns
 from dsparse.errors import UserError, exit_on_user_error

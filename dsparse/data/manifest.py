@@ -6,7 +6,6 @@ tokenizer's hash, which is cheap; data_prep/verify.py compares every byte.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 from dataclasses import asdict, dataclass, field
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dsparse.data.vocabulary import Vocabulary
-from dsparse.data.writer import write_atomically
 from dsparse.errors import UserError
+from dsparse.files import FileRecord, leaving, write_whole
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -31,21 +30,6 @@ class SplitCounts:
     num_sentences: int
     num_tokens: int
     """Word pieces."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileRecord:
-    """A file as it was written."""
-
-    num_bytes: int
-    sha256: str
-
-    @classmethod
-    def of(cls, path: Path) -> FileRecord:
-        """Reads the whole file."""
-        with open(path, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return cls(num_bytes=path.stat().st_size, sha256=digest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +74,7 @@ class Manifest:
                 )
             content["splits"] = {name: SplitCounts(**counts) for name, counts in content["splits"].items()}
             content["files"] = {name: FileRecord(**record) for name, record in content["files"].items()}
-            return cls(**content)
+            manifest = cls(**content)
         except UserError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -98,11 +82,15 @@ class Manifest:
                 f"Expected {path} to be a token store's manifest. Got something else ({error!r}); "
                 "make the store again with data_prep/prepare.py --overwrite."
             ) from None
+        outside = leaving(manifest.files)
+        if outside:
+            raise UserError(f"Expected names of files inside the store in {path}. Got {outside[0]!r}: do not use it.")
+        return manifest
 
     def write(self, store: Path) -> None:
         """Writes `manifest.json` atomically. Call it when every other file is in place."""
         content = {"format_version": FORMAT_VERSION, **asdict(self)}
-        write_atomically(store / MANIFEST, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_whole(store / MANIFEST, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def check(self, store: Path) -> Vocabulary:
         """Compares sizes of all files and the tokenizer's hash with what was written.

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsparse.data.store import CHUNK, DTYPE_OF_CODE, HEADER, MAGIC, VERSION, with_suffix
+from dsparse.files import flush_to_disk
 
 
 class IndexedWriter:
@@ -88,7 +89,7 @@ class IndexedWriter:
             if kind is None:
                 for suffix in (".bin", ".idx"):
                     os.replace(self._temporary(suffix), with_suffix(self._prefix, suffix))
-                flush_folder(self._prefix.parent)
+                flush_to_disk(self._prefix.parent)
         finally:
             self._stream.close()
             for suffix in (".bin", ".idx"):
@@ -107,25 +108,6 @@ class IndexedWriter:
 
     def _temporary(self, suffix: str) -> Path:
         return with_suffix(self._prefix, f"{suffix}.partial")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a small file so that it is seen whole or not at all, also after a loss of power."""
-    temporary = with_suffix(path, ".partial")
-    with open(temporary, "wb") as stream:
-        stream.write(text.encode())
-        _flush_to_disk(stream)
-    os.replace(temporary, path)
-    flush_folder(path.parent)
-
-
-def flush_folder(folder: Path) -> None:
-    """Makes renames in a folder outlast a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _flush_to_disk(stream: BinaryIO) -> None:

@@ -16,7 +16,7 @@ import torch
 from deepspeed import comm as dist
 from torch import Tensor
 
-from dsparse.errors import PatternDisagreementError, SparsityError
+from dsparse.errors import PatternDisagreementError, SparsityError, UserError
 from dsparse.methods.scores import Reduction
 
 T = TypeVar("T")
@@ -78,11 +78,26 @@ class Agreement:
         except Exception as caught:
             error = caught
         failed = self._gather(torch.tensor([int(error is not None)], device=self._device))[:, 0].nonzero().flatten()
+        if not len(failed):
+            return result
+        said = self.gather_plain(None if error is None else [isinstance(error, UserError), str(error)])
         if error is not None:
             raise error
-        if len(failed):
-            raise SparsityError(f"Rank {_listed(failed.tolist())} failed in {what}; its own message says why.")
-        return result
+        is_users, message = said[int(failed[0])]
+        if is_users:
+            raise UserError(message)
+        raise SparsityError(f"Rank {_listed(failed.tolist())} failed in {what}: {message}")
+
+    def gather_plain(self, mine: Any) -> list[Any]:
+        """What each rank has to say, by rank, the same on all; plain JSON values only, so nothing is unpickled."""
+        text = json.dumps(mine, sort_keys=True).encode()
+        lengths_W = self._gather(torch.tensor([len(text)], dtype=torch.int64, device=self._device))[:, 0].tolist()
+        padded = torch.zeros(max(lengths_W), dtype=torch.uint8, device=self._device)
+        padded[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8).to(self._device)
+        return [
+            json.loads(bytes(row[:length].tolist()))
+            for row, length in zip(self._gather(padded), lengths_W, strict=True)
+        ]
 
     def require_same_run(self, description: Mapping[str, Any]) -> None:
         """Raises on every rank if ranks were given different settings or models.
@@ -92,16 +107,10 @@ class Agreement:
         """
         text = json.dumps(description, sort_keys=True).encode()
         digest = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
-        mine = torch.tensor([digest, len(text)], dtype=torch.int64, device=self._device)
-        theirs_W2 = self._gather(mine)
-        if bool((theirs_W2[:, 0] == theirs_W2[0, 0]).all()):
+        theirs_W = self._gather(torch.tensor([digest], dtype=torch.int64, device=self._device))[:, 0]
+        if bool((theirs_W == theirs_W[0]).all()):
             return
-        padded = torch.zeros(int(theirs_W2[:, 1].max()), dtype=torch.uint8, device=self._device)
-        padded[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8).to(self._device)
-        said = [
-            json.loads(bytes(row[: int(length)].tolist()))
-            for row, length in zip(self._gather(padded), theirs_W2[:, 1], strict=True)
-        ]
+        said = self.gather_plain(description)
         keys = sorted({key for one in said for key in one})
         odd = next((key, rank) for key in keys for rank, one in enumerate(said) if one.get(key) != said[0].get(key))
         key, rank = odd

@@ -13,6 +13,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 from deepspeed.runtime.fp16.fused_optimizer import FP16_Optimizer
 from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
@@ -56,6 +57,9 @@ def check_config(config: Mapping[str, Any]) -> None:
             _section(zero, "offload_optimizer").get("super_offload")
         ),
         "zero_optimization.offload_optimizer.ratio < 1": _number(zero, "offload_optimizer", "ratio", 1.0) != 1.0,
+        "zero_optimization.elastic_checkpoint (checkpoints load on any ranks without it)": bool(
+            zero.get("elastic_checkpoint")
+        ),
         "zero_optimization.round_robin_gradients": bool(zero.get("round_robin_gradients")),
         "zero_optimization.zenflow": bool(zero.get("zenflow")),
         "zero_optimization.zero_hpz_partition_size > 1": _number(
@@ -136,11 +140,11 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
 
 
 def check_checkpoint_writer(engine: Any) -> None:
-    """Refuses a writer that returns before the files are there: `latest` would name a checkpoint that is not."""
-    if engine.checkpoint_engine.is_decoupled():
+    """Refuses another checkpoint writer than DeepSpeed's plain one, whose place is taken by ours."""
+    if type(engine.checkpoint_engine) is not TorchCheckpointEngine:
         raise UserError(
-            "Dynamic sparsity does not work with a decoupled checkpoint writer. Leave checkpoint.writer out of the "
-            "JSON."
+            f"Expected DeepSpeed's plain checkpoint writer. Got {type(engine.checkpoint_engine).__name__}, which "
+            "dsparse cannot checksum: leave checkpoint.writer, nebula and datastates out of the JSON."
         )
 
 

@@ -8,16 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import nn
 
-from dsparse.engine import checkpoint
-from dsparse.engine.agree import Agreement
-from dsparse.engine.compatibility import check_checkpoint_writer, check_optimizer, check_wrapper
+from dsparse.checkpoint import patterns as pattern_file
+from dsparse.checkpoint.manifest import Manifest
+from dsparse.engine.compatibility import check_optimizer, check_wrapper
 from dsparse.engine.config import SparsityConfig
+from dsparse.engine.durable import DurableEngine
 from dsparse.engine.fragments import FragmentMap
 from dsparse.engine.report import UpdateReport
 from dsparse.engine.updater import SparsityUpdater
+from dsparse.files import FileRecord
 from dsparse.layout.masked import MaskedWeight
 from dsparse.pattern.block_pattern import BlockPattern
 from dsparse.pattern.history import PatternHistory
@@ -25,7 +26,7 @@ from dsparse.pattern.history import PatternHistory
 logger = logging.getLogger(__name__)
 
 
-class SparseEngine(DeepSpeedEngine):
+class SparseEngine(DurableEngine):
     """A DeepSpeed engine whose sparse weights keep to their patterns and whose patterns follow the schedule.
 
     Made by `dsparse.initialize`. Everything DeepSpeed's engine offers works as before.
@@ -43,8 +44,6 @@ class SparseEngine(DeepSpeedEngine):
         super().__init__(*args, **kwargs)
         check_wrapper(self.optimizer)
         check_optimizer(self.basic_optimizer)
-        check_checkpoint_writer(self)
-        self._agreement = Agreement(self.data_parallel_group, self.device)
         self._agreement.require_same_run(_description(sparsity, patterns))
         self._fragments = FragmentMap(self, weights)
         self._fragments.check_all_found()
@@ -101,90 +100,47 @@ class SparseEngine(DeepSpeedEngine):
         self._sparsity.require_agreement("now")
         self._sparsity.require_invariant("now")
 
-    def save_checkpoint(
-        self,
-        save_dir: str,
-        tag: str | None = None,
-        client_state: dict[str, Any] | None = None,
-        save_latest: bool = True,
-        exclude_frozen_parameters: bool = False,
-    ) -> Any:
-        """As DeepSpeed's, with the patterns in the same folder; `latest` moves when all of it is written."""
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> bool:
+        """As `DurableEngine`'s, with the patterns in the same folder; they must be the same on all ranks."""
         self._sparsity.require_agreement("before saving a checkpoint")
-        root = Path(save_dir)
-        tag = f"global_step{self.global_steps}" if tag is None else str(tag)
-        writes = (self.local_rank if self.use_node_local_storage() else self.global_rank) == 0
+        return super().save_checkpoint(*args, **kwargs)
 
-        def forget_old_patterns() -> None:
-            # Under a tag used before, old patterns must not stand beside new weights, not even after a crash.
-            if writes:
-                (root / tag / checkpoint.FILE_NAME).unlink(missing_ok=True)
-
-        def save_patterns() -> None:
-            if writes:
-                histories, num_updates = self._sparsity.histories, self._sparsity.num_updates
-                checkpoint.save_state(root / tag, histories, num_updates, self._sparsity.config)
-                if save_latest:
-                    checkpoint.write_latest(root, tag)
-
-        self._agreement.together(forget_old_patterns, f"removing old patterns from {root / tag}")
-        result = super().save_checkpoint(
-            save_dir,
-            tag=tag,
-            client_state=client_state or {},
-            save_latest=False,
-            exclude_frozen_parameters=exclude_frozen_parameters,
-        )
-        self._agreement.together(save_patterns, f"saving patterns into {root / tag}")
-        return result
-
-    def load_checkpoint(
-        self,
-        load_dir: str,
-        tag: str | None = None,
-        load_module_strict: bool = True,
-        load_optimizer_states: bool = True,
-        load_lr_scheduler_states: bool = True,
-        load_module_only: bool = False,
-        custom_load_fn: Any = None,
+    def _load(
+        self, root: Path, name: str, manifest: Manifest, options: Mapping[str, Any]
     ) -> tuple[str | None, dict[str, Any] | None]:
-        """As DeepSpeed's, with the patterns; refuses a checkpoint without them before anything is loaded.
+        """Weights and patterns; a checkpoint without patterns is refused before anything is loaded.
 
         With `load_module_only` a new run starts from weights and patterns: updates and DOF covered are counted anew.
         """
-        options: dict[str, Any] = {
-            "load_module_strict": load_module_strict,
-            # At stage 3 DeepSpeed would otherwise leave the weights as they are.
-            "load_optimizer_states": load_optimizer_states and not load_module_only,
-            "load_lr_scheduler_states": load_lr_scheduler_states,
-            "load_module_only": load_module_only,
-            "custom_load_fn": custom_load_fn,
-        }
-        found = checkpoint.find_tag(Path(load_dir), tag)
-        if found is None:
-            return super().load_checkpoint(load_dir, tag, **options)
-        needs_latest = not options["load_optimizer_states"] and self.zero_optimization_stage() == 3
 
-        def read_patterns() -> checkpoint.SparseState:
-            if needs_latest:
-                checkpoint.require_latest(Path(load_dir), found)
-            state = checkpoint.load_state(Path(load_dir) / found)
-            changed = checkpoint.require_compatible(state, self.patterns, self._sparsity.config)
+        def read_patterns() -> pattern_file.SparseState:
+            state = pattern_file.load_state(root / name)
+            changed = pattern_file.require_compatible(state, self.patterns, dataclasses.asdict(self.sparsity_config))
             if changed and self.global_rank == 0:
                 logger.warning("settings changed since the checkpoint: %s", "; ".join(changed))
             return state
 
-        state = self._agreement.together(read_patterns, f"reading patterns from {Path(load_dir) / found}")
-        result = super().load_checkpoint(load_dir, found, **options)
+        state = self._agreement.together(read_patterns, f"reading patterns from {root / name}")
+        result = super()._load(root, name, manifest, options)
         histories = {name: history.to(self.device) for name, history in state.histories.items()}
-        if load_module_only:
+        begins_anew = options["load_module_only"]
+        if begins_anew:
             histories = {name: PatternHistory.begin(history.pattern) for name, history in histories.items()}
-        self._sparsity.restore(histories, 0 if load_module_only else state.num_updates)
-        if load_module_only or not load_optimizer_states:
+        self._sparsity.restore(histories, 0 if begins_anew else state.num_updates)
+        if not options["load_optimizer_states"]:
             # Moments that this engine already had belong to the patterns it had before.
             self._sparsity.zero_outside()
         self._sparsity.require_invariant("after loading a checkpoint")
         return result
+
+    def _about(self, tag: str, client_state: Mapping[str, Any]) -> dict[str, Any]:
+        return super()._about(tag, client_state) | {"num_pattern_updates": self.num_pattern_updates}
+
+    def _write_own_files(self, aside: Path) -> dict[str, FileRecord]:
+        record = pattern_file.save_state(
+            aside, self._sparsity.histories, self._sparsity.num_updates, dataclasses.asdict(self.sparsity_config)
+        )
+        return {pattern_file.FILE_NAME: record}
 
     def destroy(self) -> None:
         """As DeepSpeed's; masks come off the parameters too."""

@@ -13,7 +13,7 @@ master values, the moments, and low-precision copies that may cover more than th
 A pattern update only ever zeroes, so it is enough to zero every copy in place: nothing is gathered or sent, and no copy
 is refreshed from another. Everything here was seen to hold in the DeepSpeed releases named in `compatibility`.
 
-Shape legend: n elements of a fragment, O out features, I in features.
+Shape legend: n elements of a fragment, N elements of a whole weight, O out features, I in features.
 """
 
 from __future__ import annotations
@@ -53,8 +53,50 @@ class Fragment:
             view.masked_fill_(part, 0)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SavedWeight:
+    """All of one weight as a checkpoint has it."""
+
+    master_N: Tensor
+    """[N] fp32, row-major."""
+    moments_N: Mapping[str, Tensor]
+    """[N] fp32 each, by the optimizer's name for it; empty before the first step."""
+    step: Tensor | int | None
+    """The optimizer's own count of its steps; None where it keeps that elsewhere, or before the first."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Place:
+    """Where this rank's part of a weight is."""
+
+    start: int
+    """First owned element, in the row-major order of the whole weight."""
+    owner: Any
+    """The tensor that the optimizer steps, [...] fp32; None where this rank owns nothing."""
+    offset: int
+    """First element of the fragment in the flattened owner."""
+    num: int
+    copies: tuple[tuple[int, Tensor], ...]
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The fragment's part, [num], of a tensor laid out like the owner."""
+        return tensor.view(-1)[self.offset : self.offset + self.num]
+
+    def moments(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Views of the optimizer's elementwise state of the fragment."""
+        if self.owner is None:
+            return {}
+        tensors = {
+            key: value for key, value in state.items() if torch.is_tensor(value) and value.shape == self.owner.shape
+        }
+        unknown = [key for key, value in tensors.items() if key not in MOMENTS and value.numel() > 1]
+        if unknown:
+            raise SparsityError(f"Expected optimizer state among {sorted(MOMENTS)}. Got {unknown}, which nobody masks.")
+        return {key: self.of(value) for key, value in tensors.items() if key in MOMENTS}
+
+
 class FragmentMap:
-    """Finds the fragment of any sparse weight, afresh at each call: loading a checkpoint replaces optimizer state."""
+    """Finds the fragment of any weight, afresh at each call: loading a checkpoint replaces optimizer state."""
 
     def __init__(self, engine: DeepSpeedEngine, weights: Mapping[str, nn.Parameter]) -> None:
         self._engine = engine
@@ -78,12 +120,46 @@ class FragmentMap:
 
     @torch.no_grad()
     def __getitem__(self, name: str) -> Fragment:
-        weight = self._weights[name]
-        if self._stage == 3:
-            return _stage_3(weight)
-        if self._stage:
-            return _stage_1_and_2(weight, self._engine.optimizer)
-        return self._stage_0(weight)
+        place = self._place(name)
+        state = self._base_optimizer().state.get(place.owner, {}) if place.owner is not None else {}
+        master_n = place.of(place.owner.data) if place.owner is not None else _nothing(self._weights[name])
+        return Fragment(place.start, master_n, place.moments(state), place.copies)
+
+    @torch.no_grad()
+    def restore(self, name: str, saved: SavedWeight, *, with_moments: bool = True) -> None:
+        """Writes the whole state of a weight into whatever of it this rank holds.
+
+        Args:
+            name: of the weight.
+            saved: [N] fp32 each, the weight flattened; read only.
+            with_moments: whether the optimizer's state is written too, or left as it is.
+        """
+        place = self._place(name)
+        for start, view in place.copies:
+            view.copy_(saved.master_N[start : start + view.numel()])
+        if place.owner is None:
+            return
+        part = slice(place.start, place.start + place.num)
+        place.of(place.owner.data).copy_(saved.master_N[part])
+        if not with_moments:
+            return
+        states = self._base_optimizer().state
+        if not saved.moments_N and saved.step is None:  # saved before the first step
+            states.pop(place.owner, None)
+            return
+        state = states[place.owner]
+        for key, moment_N in saved.moments_N.items():
+            if key not in state:
+                state[key] = torch.zeros_like(place.owner, dtype=torch.float32)
+            place.of(state[key]).copy_(moment_N[part])
+        if saved.step is not None:
+            state["step"] = saved.step.clone() if torch.is_tensor(saved.step) else saved.step
+
+    def owner_sizes(self) -> list[int]:
+        """Elements of each tensor that the optimizer steps on this rank: ZeRO's partition, as two runs must share it
+        for one to read the other's files as they are."""
+        owners = [self._place(name).owner for name in self._weights]
+        return list({id(owner): owner.numel() for owner in owners if owner is not None}.values())
 
     def link_public_calls(self) -> None:
         """Makes `safe_get_full_optimizer_state` read the optimizer state of now.
@@ -100,8 +176,12 @@ class FragmentMap:
 
     def moment_names(self) -> list[str]:
         """Names of the elementwise optimizer state there is, the same on every rank; none before the first step."""
-        base = getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
-        keys = {key for state in base.state.values() for key, value in state.items() if torch.is_tensor(value)}
+        keys = {
+            key
+            for state in self._base_optimizer().state.values()
+            for key, value in state.items()
+            if torch.is_tensor(value)
+        }
         return sorted(keys & MOMENTS)
 
     def check_all_found(self) -> None:
@@ -123,18 +203,21 @@ class FragmentMap:
                     "pass all parameters, or exclude the weight in dynamic_sparsity.exclude."
                 )
 
-    def _stage_0(self, weight: nn.Parameter) -> Fragment:
-        optimizer = self._engine.optimizer
+    def _place(self, name: str) -> _Place:
+        weight = self._weights[name]
+        if self._stage == 3:
+            return _stage_3(weight)
+        if self._stage:
+            return _stage_1_and_2(weight, self._engine.optimizer)
+        whole = weight.data.view(-1)
         if id(weight) not in self._slices:
-            whole = weight.data.view(-1)
-            return Fragment(0, whole, _moments(optimizer.state.get(weight, {}), weight.shape, 0, whole.numel()), ())
-        master, start, num = self._slices[id(weight)]
-        return Fragment(
-            start=0,
-            master_n=master.data.view(-1)[start : start + num],
-            moments_n=_moments(optimizer.optimizer.state.get(master, {}), master.shape, start, num),
-            copies=((0, weight.data.view(-1)),),
-        )
+            return _Place(0, weight, 0, whole.numel(), ())
+        master, offset, num = self._slices[id(weight)]
+        return _Place(0, master, offset, num, ((0, whole),))
+
+    def _base_optimizer(self) -> Any:
+        """The optimizer inside DeepSpeed's wrapper, whose state is keyed by the owners."""
+        return getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
 
 
 def wrapper_slices(optimizer: Any) -> dict[int, tuple[Tensor, int, int]]:
@@ -156,45 +239,29 @@ def wrapper_slices(optimizer: Any) -> dict[int, tuple[Tensor, int, int]]:
     return slices
 
 
-def _stage_1_and_2(weight: Any, optimizer: Any) -> Fragment:
-    whole = weight.data.view(-1)
+def _stage_1_and_2(weight: Any, optimizer: Any) -> _Place:
+    copies = ((0, weight.data.view(-1)),)
     mapping = weight._hp_mapping
     if mapping is None:
-        return Fragment(0, torch.empty(0, device=whole.device), {}, ((0, whole),))
+        return _Place(0, None, 0, 0, copies)
     # Not `mapping.optim_fragment`: those views go stale when a loaded checkpoint replaces the flat state tensors.
-    flat = optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+    owner = optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
     start, num = mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel
-    return Fragment(
-        start=mapping.lp_fragment_address.start,
-        master_n=flat.data.view(-1)[start : start + num],
-        moments_n=_moments(optimizer.optimizer.state.get(flat, {}), flat.shape, start, num),
-        copies=((0, whole),),
-    )
+    return _Place(mapping.lp_fragment_address.start, owner, start, num, copies)
 
 
-def _stage_3(weight: Any) -> Fragment:
+def _stage_3(weight: Any) -> _Place:
     optimizer = weight._z3_optimizer
     shard_size = weight.ds_tensor.ds_numel
     start = optimizer._get_param_partition_rank(weight) * shard_size
     # The last shards may reach past the weight's end: that part is padding.
     num = max(0, min(shard_size, weight.ds_numel - start))
     group, offset, _ = optimizer.grad_position[optimizer.get_param_id(weight)]
-    flat = optimizer.fp32_partitioned_groups_flat[group]
     copies = [(start, weight.ds_tensor.data.view(-1)[:num])]
     if weight.data.numel() == weight.ds_numel:  # kept gathered: small, or between forward and backward
         copies.append((0, weight.data.view(-1)))
-    return Fragment(
-        start=start,
-        master_n=flat.data.view(-1)[offset : offset + num],
-        moments_n=_moments(optimizer.optimizer.state.get(flat, {}), flat.shape, offset, num),
-        copies=tuple(copies),
-    )
+    return _Place(start, optimizer.fp32_partitioned_groups_flat[group], offset, num, tuple(copies))
 
 
-def _moments(state: Mapping[str, Any], shape: torch.Size, start: int, num: int) -> dict[str, Tensor]:
-    """Views of the elementwise optimizer state that belongs to `num` elements from `start` of a flattened tensor."""
-    tensors = {key: value for key, value in state.items() if torch.is_tensor(value) and value.shape == shape}
-    unknown = [key for key, value in tensors.items() if key not in MOMENTS and value.numel() > 1]
-    if unknown:
-        raise SparsityError(f"Expected optimizer state among {sorted(MOMENTS)}. Got {unknown}, which nobody masks.")
-    return {key: value.view(-1)[start : start + num] for key, value in tensors.items() if key in MOMENTS}
+def _nothing(weight: Tensor) -> Tensor:
+    return torch.empty(0, device=weight.device)

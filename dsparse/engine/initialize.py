@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import deepspeed
 import torch
@@ -32,14 +32,16 @@ from dsparse.engine.config import (
     require_no_misspelt_block,
     settings_without_effect,
 )
+from dsparse.engine.durable import DurableEngine
 from dsparse.engine.engine import SparseEngine
-from dsparse.engine.world import launched_local_rank, launched_rank
+from dsparse.engine.learning_rate import apply_learning_rate_rule
+from dsparse.engine.world import launched_local_rank
 from dsparse.errors import UserError
 from dsparse.layout.masked import MaskedWeight, zero_outside
 from dsparse.models.selection import check_blocks_divide, select_weights
 from dsparse.pattern.block_pattern import BlockPattern
 from dsparse.pattern.budget import erk_budget, uniform_budget
-from dsparse.schedule import num_moved, sparse_learning_rate_factor
+from dsparse.schedule import num_moved
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ _PASSED_ON = (
 )  # fmt: skip
 """Arguments of `initialize` that the engine takes as they are."""
 
-_WARMUP_SCHEDULERS = ("WarmupLR", "WarmupDecayLR", "WarmupCosineLR")
+_Engine = TypeVar("_Engine", bound=DurableEngine)
 
 
 def initialize(
@@ -110,6 +112,40 @@ def initialize(
     block = ds_config.pop(BLOCK_KEY)
     warn_of_untested_version()
 
+    passed_on = {key: call[key] for key in _PASSED_ON}
+    engine = _construct(
+        lambda: _sparse_engine(model, sparsity, block, config=ds_config, **passed_on),
+        distributed_port=distributed_port,
+        dist_init_required=dist_init_required,
+    )
+    return engine, engine.optimizer, engine.training_dataloader, engine.lr_scheduler
+
+
+def initialize_dense(model: nn.Module, *, model_parameters: Any, config: dict[str, Any]) -> DurableEngine:
+    """A dense engine with the checkpoints and the guards of a `SparseEngine`, to compare a sparse run with.
+
+    It trains to the same bits as DeepSpeed's own.
+    """
+    require_no_misspelt_block(config)
+    config = copy.deepcopy(config)
+    return _construct(
+        lambda: DurableEngine(
+            args=None,
+            model=model,
+            model_parameters=model_parameters,
+            config=config,
+            config_class=DeepSpeedConfig(config),
+        )
+    )
+
+
+def _construct(
+    make: Callable[[], _Engine],
+    *,
+    distributed_port: int = TORCH_DISTRIBUTED_DEFAULT_PORT,
+    dist_init_required: bool | None = None,
+) -> _Engine:
+    """Makes an engine in the place and manner of `deepspeed.initialize`."""
     await_builds(may_remove=launched_local_rank() == 0)
     zero.partition_parameters.shutdown_init_context()
     dist.init_distributed(
@@ -117,11 +153,10 @@ def initialize(
         distributed_port=distributed_port,
         dist_init_required=dist_init_required,
     )
-    passed_on = {key: call[key] for key in _PASSED_ON}
-    engine = _sparse_engine(model, sparsity, block, config=ds_config, **passed_on)
+    engine = make()
     zero.partition_parameters.restore_init_context()
     engine._configure_python_gc()
-    return engine, engine.optimizer, engine.training_dataloader, engine.lr_scheduler
+    return engine
 
 
 def _sparse_engine(
@@ -198,54 +233,6 @@ def initial_patterns(shapes: Mapping[str, tuple[int, int]], sparsity: SparsityCo
         name: BlockPattern.random_with_count(shape, block=block, num_active=counts[name], seed=sparsity.seed, name=name)
         for name, shape in shapes.items()
     }
-
-
-def apply_learning_rate_rule(
-    ds_config: Mapping[str, Any], sparsity: SparsityConfig, *, client_made: Any = None, model_parameters: Any = None
-) -> dict[str, Any]:
-    """A copy of the configuration with the learning rate of `sparsity.learning_rate_rule`.
-
-    "paper" takes the configured rate as the dense optimum η(0) and multiplies it by exp(1.969 s² + 0.2905 s).
-
-    Args:
-        ds_config: DeepSpeed configuration.
-        sparsity: the checked block.
-        client_made: an optimizer or scheduler that the caller made, whose rate is not ours to change.
-        model_parameters: as given to `initialize`; a group of it may have a rate of its own, which is not either.
-
-    Raises:
-        UserError: the rate stands somewhere else than in the JSON.
-    """
-    result = copy.deepcopy(dict(ds_config))
-    if sparsity.learning_rate_rule == "none":
-        return result
-    factor = sparse_learning_rate_factor(sparsity.sparsity)
-    optimizer, scheduler = result.get("optimizer"), result.get("scheduler")
-    if client_made is not None or not optimizer or (scheduler and scheduler.get("type") not in _WARMUP_SCHEDULERS):
-        raise UserError(
-            f'Expected optimizer and {" or ".join(_WARMUP_SCHEDULERS)} in the JSON for learning_rate_rule "paper". '
-            f'Got others; multiply the learning rate by {factor:.4g} yourself and set the rule to "none".'
-        )
-    if isinstance(model_parameters, list | tuple) and any(isinstance(g, dict) and "lr" in g for g in model_parameters):
-        raise UserError(
-            f'Expected no "lr" in a parameter group for learning_rate_rule "paper". Got one; multiply it by '
-            f'{factor:.4g} yourself and set the rule to "none".'
-        )
-    rates = [("optimizer", optimizer, "lr"), *([("scheduler", scheduler, "warmup_max_lr")] if scheduler else [])]
-    for section, owner, key in rates:
-        rate = owner.get("params", {}).get(key)
-        if isinstance(rate, bool) or not isinstance(rate, int | float):
-            raise UserError(
-                f'Expected a number at {section}.params.{key} for learning_rate_rule "paper". Got {rate!r}; give the '
-                "dense optimum."
-            )
-        if launched_rank() == 0:
-            logger.warning(
-                "learning_rate_rule paper: %s %g -> %g (times %.4g at sparsity %g)",
-                key, rate, rate * factor, factor, sparsity.sparsity,
-            )  # fmt: skip
-        owner["params"][key] = rate * factor
-    return result
 
 
 def _warn_of_no_effect(

@@ -2,31 +2,40 @@
 
 The engine saves weights, optimizer, schedule and patterns; the loop adds its own few numbers (`RunState`) as client
 state. Randomness needs no saving: batches are a function of the position, dropout is seeded anew at each step.
-`OUTPUT/run.json` records what was run, so that a run is never continued with other numbers than it began with.
+Each checkpoint also has the record of its run, which is OUTPUT/run.json for people to read, so that a run is never
+continued with other numbers than it began with.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dsparse.errors import UserError
+from dsparse.checkpoint import folder
+from dsparse.checkpoint.manifest import Manifest
+from dsparse.errors import CheckpointError, UserError
+from dsparse.files import write_whole
 from dsparse.train.deepspeed_config import MergedRun
 
 CHECKPOINTS = "checkpoints"
 RECORD = "run.json"
+LAST_GOOD = "last-good"
 
 _CLIENT_KEY = "dsparse_run"
+_RECORD_KEY = "dsparse_record"
 
-# What may differ between the two halves of a run without changing its weights.
+# What may differ between the two halves of a run without making it another run.
 _FREE = (
     "run.deepspeed_config", "run.output", "run.data.store", "run.data.num_workers", "run.train.stop_at_step",
     "run.train.log_every", "run.train.eval_every", "run.train.eval_samples", "run.checkpoint", "run.monitor",
-    "deepspeed.tensorboard",
+    "deepspeed.tensorboard", "deepspeed.checkpoint",
+    # How a global batch and the state are cut over the ranks: the order of additions, and nothing else.
+    "world_size", "run.train.micro_batch_size", "deepspeed.train_micro_batch_size_per_gpu",
+    "deepspeed.gradient_accumulation_steps", "deepspeed.zero_optimization", "deepspeed.zero_allow_untested_optimizer",
+    "deepspeed.zero_force_ds_cpu_optimizer",
 )  # fmt: skip
 
 
@@ -77,19 +86,26 @@ class RunRecord:
         """Writes OUTPUT/run.json, whole or not at all."""
         write_whole(output / RECORD, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
-    def differences(self, output: Path) -> list[str]:
-        """One phrase for each number in which OUTPUT/run.json is another run; UserError if it is not there."""
+    def to_client_state(self) -> dict[str, Any]:
+        """For `engine.save_checkpoint`: a checkpoint says of which run it is, wherever it is taken."""
+        return {_RECORD_KEY: json.loads(json.dumps(dataclasses.asdict(self)))}
+
+    def differences(self, checkpoint: Path) -> list[str]:
+        """One phrase for each number in which the run that saved a checkpoint is another.
+
+        Raises:
+            CheckpointError: its manifest is damaged, with the last one that is whole.
+            UserError: it is not of a run of pretrain.py.
+        """
         try:
-            then = _flat(json.loads((output / RECORD).read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise UserError(
-                f"Expected {output / RECORD}, which says what run its checkpoints are of. Got none; put it back, or "
-                "begin anew with another --output."
-            ) from None
-        except json.JSONDecodeError as error:
-            raise UserError(f"Expected JSON in {output / RECORD}. Got a mistake at line {error.lineno}.") from error
-        # Through JSON, so that tuples and lists compare equal.
-        now = _flat(json.loads(json.dumps(dataclasses.asdict(self))))
+            saved = Manifest.read(checkpoint).about.get("client_state", {}).get(_RECORD_KEY)
+        except CheckpointError as error:
+            good = next(folder.good_tags(checkpoint.parent), None)
+            instead = f"{good} is whole: --checkpoint.resume {LAST_GOOD}" if good else "no other there is whole"
+            raise CheckpointError(f"{str(error).rstrip('.')}; {instead}.") from None
+        if saved is None:
+            raise UserError(f"Expected a checkpoint of pretrain.py. Got {checkpoint}, which does not say of which run.")
+        then, now = _flat(saved), _flat(self.to_client_state()[_RECORD_KEY])
         return [
             f"{key} was {then.get(key)!r}, now {now.get(key)!r}"
             for key in sorted(then.keys() | now.keys())
@@ -100,10 +116,18 @@ class RunRecord:
 def find_checkpoint(resume: str, output: Path) -> Path | None:
     """The folder of the checkpoint to go on from, or None to start afresh.
 
+    With "last-good" it is the last one whether good or not: reading every byte is left to all ranks together.
+
     Raises:
         UserError: checkpoints in the way of a fresh start, or none where one was named.
     """
-    latest = _latest(output / CHECKPOINTS)
+    root = output / CHECKPOINTS
+    if resume == LAST_GOOD:
+        tags = [tag for tag in folder.tags(root) if _is_readable(root / tag)]
+        if not tags:
+            raise UserError(f"Expected a checkpoint in {root} for checkpoint.resume {LAST_GOOD}. Got none.")
+        return (root / tags[0]).absolute()
+    latest = _latest(root)
     if resume == "auto":
         return latest
     if resume == "none":
@@ -113,14 +137,14 @@ def find_checkpoint(resume: str, output: Path) -> Path | None:
                 "--checkpoint.resume auto, or choose another --output."
             )
         return None
-    for folder in (Path(resume), output / CHECKPOINTS / resume):
-        if (folder / "latest").is_file():
-            return _latest(folder)
-        if folder.is_dir():
-            return folder.absolute()
+    for place in (Path(resume), root / resume):
+        if (place / "latest").is_file():
+            return _latest(place)
+        if place.is_dir():
+            return place.absolute()
     raise UserError(
-        f"Expected checkpoint.resume to be auto, none or a checkpoint. Got {resume!r}, which is neither a folder nor a "
-        f"name in {output / CHECKPOINTS}."
+        f"Expected checkpoint.resume to be auto, last-good, none or a checkpoint. Got {resume!r}, which is neither a "
+        f"folder nor a name in {root}."
     )
 
 
@@ -131,19 +155,12 @@ def require_same_run(record: RunRecord, checkpoint: Path, output: Path) -> None:
             f"Expected an --output of its own for a run that goes on from {checkpoint}. Got {output}, which holds a "
             "run: choose another, or go on with that one by --checkpoint.resume auto."
         )
-    differences = record.differences(checkpoint.parent.parent)
+    differences = record.differences(checkpoint)
     if differences:
         raise UserError(
             f"Expected the run that {checkpoint} belongs to. Got other values: {'; '.join(differences)}. "
             "Give the same ones, or another --output."
         )
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that no reader ever sees half of it."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
 
 
 def is_own(checkpoint: Path, output: Path) -> bool:
@@ -153,20 +170,28 @@ def is_own(checkpoint: Path, output: Path) -> bool:
 
 def point_latest_at(checkpoint: Path) -> None:
     """Makes a checkpoint the one that `auto` goes on from; those after it are written over when the run gets there."""
-    from dsparse.engine.checkpoint import write_latest
-
-    write_latest(checkpoint.parent, checkpoint.name)
+    folder.write_latest(checkpoint.parent, checkpoint.name)
 
 
-def _latest(folder: Path) -> Path | None:
-    """The checkpoint that DeepSpeed's `latest` names; it is written after everything else of a checkpoint."""
-    pointer = folder / "latest"
-    if not pointer.is_file():
-        return None
-    found = folder / pointer.read_text(encoding="utf-8").strip()
+def _latest(root: Path) -> Path | None:
+    """The checkpoint that `latest` names; where it was not written any more, the one with the most steps."""
+    tag = folder.latest_tag(root)
+    if tag is None:
+        named = folder.tags(root)
+        return (root / named[0]).absolute() if named else None
+    found = root / folder.locate(root, tag)
     if not found.is_dir():
-        raise UserError(f"Expected the checkpoint that {pointer} names. Got no folder {found}.")
+        others = f"{LAST_GOOD} takes the last whole one" if folder.tags(root) else "there is no other"
+        raise UserError(f"Expected the checkpoint that {root / folder.LATEST} names. Got no folder {found}: {others}.")
     return found.absolute()
+
+
+def _is_readable(checkpoint: Path) -> bool:
+    try:
+        Manifest.read(checkpoint)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:

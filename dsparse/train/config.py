@@ -81,7 +81,12 @@ class CheckpointConfig:
     """Optimizer steps between two checkpoints; 0 saves at the end alone."""
     resume: str = "none"
     """"none" starts afresh and refuses an output that holds checkpoints; "auto" goes on from the last one in the
-    output if there is one; otherwise the folder of one checkpoint, or its name under OUTPUT/checkpoints."""
+    output if there is one; "last-good" from the last of which every byte is as it was written; otherwise the folder of
+    one checkpoint, or its name under OUTPUT/checkpoints."""
+    keep: int = 0
+    """How many of the last checkpoints stay on disk; 0 keeps all."""
+    keep_every: int = 0
+    """With `keep`, checkpoints at a multiple of so many steps stay too; 0 keeps none for that."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -135,6 +140,8 @@ class RunConfig:
             ("train.eval_every", self.train.eval_every, 0, None),
             ("train.eval_samples", self.train.eval_samples, 1, None),
             ("checkpoint.save_every", self.checkpoint.save_every, 0, None),
+            ("checkpoint.keep", self.checkpoint.keep, 0, None),
+            ("checkpoint.keep_every", self.checkpoint.keep_every, 0, None),
             ("monitor.pattern_every", self.monitor.pattern_every, 0, None),
         ]
         found = [

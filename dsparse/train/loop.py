@@ -24,9 +24,9 @@ from torch import Tensor
 
 from dsparse.data.loader import LoaderState, PretrainingData
 from dsparse.engine.world import mean_over_ranks, rank, sum_on_device, world_size
-from dsparse.errors import SparsityError, UserError
+from dsparse.errors import PatternDisagreementError, UserError
 from dsparse.models.heads import UNLABELLED
-from dsparse.train.checkpoint import CHECKPOINTS, RunState
+from dsparse.train.checkpoint import CHECKPOINTS, RunRecord, RunState
 from dsparse.train.cost import EncoderCost
 from dsparse.train.deepspeed_config import MergedRun
 from dsparse.train.evaluate import evaluate
@@ -51,6 +51,8 @@ class Session:
     state: RunState
     monitor: Monitor
     progress: Progress
+    record: RunRecord
+    """Of which run its checkpoints are."""
     t0_s: float
     """When this session began, on the clock of `time.perf_counter`, less the seconds of earlier sessions."""
 
@@ -157,19 +159,26 @@ def held_out(session: Session) -> None:
 
 
 def save(session: Session) -> None:
-    """Saves a checkpoint under OUTPUT/checkpoints. Every rank must call it."""
-    state = session.state
-    state.wall_s = time.perf_counter() - session.t0_s
-    folder, tag = session.merged.output / CHECKPOINTS, f"step{state.step}"
+    """Saves a checkpoint under OUTPUT/checkpoints and removes those that need not be kept. Every rank must call it.
+
+    Raises:
+        UserError: it cannot be written; on every rank, and the one before it is as it was.
+    """
+    state, keep = session.state, session.merged.run.checkpoint
+    state.wall_s = mean_over_ranks([time.perf_counter() - session.t0_s])[0]
+    root, tag = session.merged.output / CHECKPOINTS, f"step{state.step}"
+    client_state = state.to_client_state() | session.record.to_client_state()
     try:
-        session.engine.save_checkpoint(str(folder), tag=tag, client_state=state.to_client_state())
-    except SparsityError:
+        session.engine.save_checkpoint(str(root), tag=tag, client_state=client_state)
+    except (PatternDisagreementError, UserError):
         raise
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError for a full disk
+    except (OSError, RuntimeError) as error:
         raise UserError(
-            f"Expected to be able to write the checkpoint {folder / tag}. Got: {error}; the one before it, named in "
-            f"{folder / 'latest'}, is as it was."
+            f"Expected to be able to write the checkpoint {root / tag}. Got: {error}; the one before it, named in "
+            f"{root / 'latest'}, is as it was."
         ) from error
+    if keep.keep:
+        session.engine.prune_checkpoints(str(root), keep=keep.keep, keep_every=keep.keep_every)
 
 
 def log(session: Session, losses: Tensor, learning_rate: float, window: _Window) -> None:

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dsparse.train.checkpoint import write_whole
+from dsparse.files import write_whole
 
 METRICS = "metrics.jsonl"
 

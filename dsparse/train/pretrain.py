@@ -30,7 +30,7 @@ from dsparse.engine.world import (
     sum_over_ranks,
 )
 from dsparse.errors import SparsityError, UserError, exit_on_user_error
-from dsparse.train.checkpoint import CHECKPOINTS, RECORD, RunState
+from dsparse.train.checkpoint import CHECKPOINTS, LAST_GOOD, RECORD, RunState
 from dsparse.train.command_line import parse_command_line
 from dsparse.train.config import RunConfig, find_input
 from dsparse.train.deepspeed_config import MergedRun, merge
@@ -109,8 +109,11 @@ def _train(merged: MergedRun, plan: Plan, host: str, t0_s: float) -> None:
     from dsparse.train.loop import train
     from dsparse.train.output import continue_record, held
     from dsparse.train.report import write_report
+    from dsparse.train.resume import find_last_good
 
     output = merged.output
+    if merged.run.checkpoint.resume == LAST_GOOD:
+        plan = replace(plan, checkpoint=find_last_good(output, node_local=_is_storage_apart(merged)))
     _require_same_checkpoint(plan)
     # Nodes with disks of their own each hold their part of the run, and what says whose part it is.
     keeps = (launched_local_rank() if _is_storage_apart(merged) else rank()) == 0
@@ -170,6 +173,7 @@ def _begin(merged: MergedRun, plan: Plan, t0_s: float) -> Any:
     """The engine as it was when the run stopped, and what goes with it: a `loop.Session`."""
     import dsparse
     from dsparse.data.loader import LoaderState, MicroBatches
+    from dsparse.engine.initialize import initialize_dense
     from dsparse.train.cost import EncoderCost
     from dsparse.train.loop import Session
     from dsparse.train.monitor import Monitor
@@ -180,9 +184,11 @@ def _begin(merged: MergedRun, plan: Plan, t0_s: float) -> Any:
         plan.model, run.model.preset, seq_length=merged.seq_length, num_sequences=merged.global_batch_size
     )
     with _errors_in_one_line("a DeepSpeed configuration that DeepSpeed takes on this machine"):
-        engine, *_ = dsparse.initialize(
-            model=plan.model, model_parameters=parameter_groups(plan.model), config=merged.deepspeed
-        )
+        groups = parameter_groups(plan.model)
+        if "dynamic_sparsity" in merged.deepspeed:
+            engine, *_ = dsparse.initialize(model=plan.model, model_parameters=groups, config=merged.deepspeed)
+        else:
+            engine = initialize_dense(plan.model, model_parameters=groups, config=merged.deepspeed)
     state = RunState()
     if plan.checkpoint is not None:
         others = f"an earlier one under {plan.checkpoint.parent} may be whole: --checkpoint.resume NAME"
@@ -209,6 +215,7 @@ def _begin(merged: MergedRun, plan: Plan, t0_s: float) -> Any:
         cost=cost,
         state=state,
         monitor=Monitor(engine, merged.output, pattern_every=run.monitor.pattern_every),
+        record=plan.record,
         progress=Progress(speaks=rank() == 0, first_step=state.step, last_step=merged.last_step),
         t0_s=t0_s - state.wall_s,
     )

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from dsparse.errors import UserError, exit_on_user_error
-from dsparse.train.checkpoint import RECORD, write_whole
+from dsparse.files import write_whole
+from dsparse.train.checkpoint import RECORD
 from dsparse.train.metrics import METRICS, Row, read_rows
 
 SUMMARY = "summary.json"

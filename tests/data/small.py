@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dsparse.data.manifest import TOKENIZER, FileRecord, Manifest, SplitCounts
+from dsparse.data.manifest import TOKENIZER, Manifest, SplitCounts
 from dsparse.data.store import TokenStore, smallest_dtype
 from dsparse.data.vocabulary import SPECIAL_TOKENS, Vocabulary
 from dsparse.data.writer import IndexedWriter
+from dsparse.files import FileRecord
 
 NUM_SPECIAL_IDS = 5
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dsparse.data.manifest import FileRecord, Manifest
+from dsparse.data.manifest import Manifest
 from dsparse.errors import UserError
+from dsparse.files import FileRecord
 from tests.data.small import random_documents, write_store, write_tokenizer
 
 

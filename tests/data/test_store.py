@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dsparse.data import store as store_module
 from dsparse.data import writer as writer_module
 from dsparse.data.store import TokenStore, smallest_dtype
-from dsparse.data.writer import IndexedWriter, write_atomically
+from dsparse.data.writer import IndexedWriter
 from dsparse.errors import UserError
 
 DOCUMENTS = [[[5, 6, 7], [8]], [[9, 500]]]
@@ -141,12 +141,6 @@ def test_ids_that_do_not_fit_are_never_written(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="dtype"), IndexedWriter(tmp_path / "train", UINT16) as writer:
         writer.add_document([65536], [1])
     assert list(tmp_path.iterdir()) == []
-
-
-def test_write_atomically(tmp_path: Path) -> None:
-    write_atomically(tmp_path / "a.json", "ä\n")
-    write_atomically(tmp_path / "a.json", "b\n")
-    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a.json", b"b\n")]
 
 
 def cut(path: Path, num_bytes: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_prep import verify
-from dsparse.data.manifest import FileRecord
+from dsparse.files import FileRecord
 from tests.data.small import random_documents, write_store
 
 

@@ -152,7 +152,12 @@ def full_gradients(engine: Any) -> dict[str, Tensor]:
 
 
 def full_states(engine: Any) -> dict[str, dict[str, Tensor]]:
-    """By weight name: weight, master and both moments (or the momentum), whole, by DeepSpeed's public calls.
+    """As `parameter_states`, of the sparse weights."""
+    return {name: states for name, states in parameter_states(engine).items() if name in engine.patterns}
+
+
+def parameter_states(engine: Any) -> dict[str, dict[str, Tensor]]:
+    """By parameter name: weight, master and both moments (or the momentum), whole, by DeepSpeed's public calls.
 
     Those return None at stage 0, where the optimizer itself is asked instead.
     """
@@ -162,15 +167,15 @@ def full_states(engine: Any) -> dict[str, dict[str, Tensor]]:
     stage = engine.zero_optimization_stage()
     keys = ["momentum_buffer"] if "SGD" in type(engine.basic_optimizer).__name__ else ["exp_avg", "exp_avg_sq"]
     result = {}
-    for name, parameter in sparse_parameters(engine).items():
+    for name, parameter in engine.module.named_parameters():
         with zero.GatheredParameters([parameter], enabled=stage == 3):
             states = {"weight": parameter.detach().clone()}
+            shape = parameter.shape
         if stage:
             states["master"] = safe_get_full_fp32_param(parameter)
             states |= {key: safe_get_full_optimizer_state(parameter, key) for key in keys}
         else:
             states |= _stage_0_states(engine, parameter, keys)
-        shape = engine.patterns[name].shape
         result[name] = {key: tensor.detach().view(shape).clone() for key, tensor in states.items()}
     return result
 

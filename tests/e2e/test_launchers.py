@@ -17,7 +17,7 @@ import pytest
 
 from dsparse.train.config import CHECKOUT
 from tests.data.store_fixture import make_small_store
-from tests.e2e.test_pretrain import TIMEOUT_S, Lab, assert_same_end, find_free_port, results
+from tests.e2e.lab import TIMEOUT_S, Lab, assert_same_end, find_free_port, results
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

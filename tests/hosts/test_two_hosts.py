@@ -19,12 +19,12 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
-
 from dsparse.engine.checkpoint import FILE_NAME
+
+from dsparse.engine.checkpoint_files import read_data
 from dsparse.train.metrics import read_rows
 from tests.data.store_fixture import make_small_store
-from tests.e2e.test_pretrain import STEPS, assert_same_end, differences, results
+from tests.e2e.lab import STEPS, assert_same_end, differences, results
 from tests.hosts.two_hosts import ADDRESSES, CHECKOUT, NAMES, TwoHosts, why_not
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -187,7 +187,7 @@ def test_each_host_with_a_disk_of_its_own_ends_in_the_same_bits(hosts: TwoHosts,
     for number, disk in enumerate(own):
         here, there = disk / f"checkpoints/step{STEPS}", one_host / f"checkpoints/step{STEPS}"
         for name in ("mp_rank_00_model_states.pt", f"zero_pp_rank_{number}_mp_rank_00_optim_states.pt"):
-            saved = [torch.load(folder / name, weights_only=False, map_location="cpu") for folder in (here, there)]
+            saved = [read_data(folder / name) for folder in (here, there)]
             for one in saved:
                 one.pop("ds_config")  # which has the setting
                 if number > 0:

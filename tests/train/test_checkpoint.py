@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dsparse.checkpoint.manifest import MANIFEST, Manifest
 from dsparse.errors import UserError
 from dsparse.train.checkpoint import RunRecord, RunState, find_checkpoint, require_same_run
 
@@ -15,6 +18,8 @@ from dsparse.train.checkpoint import RunRecord, RunState, find_checkpoint, requi
 def make_checkpoint(output: Path, tag: str, *, is_latest: bool = True) -> Path:
     folder = output / "checkpoints" / tag
     folder.mkdir(parents=True)
+    about = {"global_steps": int(tag.removeprefix("step")), "client_state": record().to_client_state()}
+    Manifest(files={}, about=about).write(folder)
     if is_latest:
         (output / "checkpoints/latest").write_text(tag)
     return folder
@@ -28,8 +33,10 @@ def record(**train: Any) -> RunRecord:
 def test_auto_takes_what_latest_names_and_starts_afresh_without_it(tmp_path: Path) -> None:
     assert find_checkpoint("auto", tmp_path) is None
     first = make_checkpoint(tmp_path, "step10")
-    make_checkpoint(tmp_path, "step20", is_latest=False)
+    later = make_checkpoint(tmp_path, "step20", is_latest=False)
     assert find_checkpoint("auto", tmp_path) == first
+    (tmp_path / "checkpoints/latest").unlink()  # as after a kill right before it is written for the first time
+    assert find_checkpoint("auto", tmp_path) == later
 
 
 def test_a_fresh_start_never_overwrites_checkpoints(tmp_path: Path) -> None:
@@ -45,25 +52,40 @@ def test_a_checkpoint_can_be_named_or_pointed_at(tmp_path: Path) -> None:
     assert find_checkpoint("step10", tmp_path) == named
     assert find_checkpoint(str(named), tmp_path / "elsewhere") == named
     assert find_checkpoint(str(named.parent), tmp_path) == named.parent / "step20"
-    with pytest.raises(UserError, match=r"auto, none or a checkpoint\. Got 'step30'"):
+    with pytest.raises(UserError, match=r"auto, last-good, none or a checkpoint\. Got 'step30'"):
         find_checkpoint("step30", tmp_path)
 
 
 def test_a_latest_that_points_nowhere_is_named(tmp_path: Path) -> None:
-    make_checkpoint(tmp_path, "step10").rmdir()
-    with pytest.raises(UserError, match=r"latest.*step10"):
+    make_checkpoint(tmp_path, "step10", is_latest=False)
+    shutil.rmtree(make_checkpoint(tmp_path, "step20"))
+    with pytest.raises(UserError, match=r"latest.*step20.*last-good"):
         find_checkpoint("auto", tmp_path)
 
 
 def test_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path, "step10")
-    with pytest.raises(UserError, match=r"Expected .*run\.json"):
-        require_same_run(record(), checkpoint, tmp_path)
-    record().write(tmp_path)
     require_same_run(record(), checkpoint, tmp_path)
     require_same_run(record(log_every=5), checkpoint, tmp_path)
+    require_same_run(dataclasses.replace(record(), world_size=3), checkpoint, tmp_path)
     with pytest.raises(UserError, match=r"run\.train\.steps was 10, now 20"):
         require_same_run(record(steps=20), checkpoint, tmp_path)
+
+
+def test_what_no_run_has_saved_is_refused(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path, "step10")
+    Manifest(files={}, about={"global_steps": 10}).write(checkpoint)
+    with pytest.raises(UserError, match=r"a checkpoint of pretrain\.py"):
+        require_same_run(record(), checkpoint, tmp_path)
+
+
+def test_a_damaged_manifest_is_named_with_the_last_whole_one(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, "step10")
+    checkpoint = make_checkpoint(tmp_path, "step20")
+    (checkpoint / MANIFEST).write_text("{}")
+    with pytest.raises(UserError, match=r"manifest\.json.*step10 is whole.*last-good"):
+        require_same_run(record(), checkpoint, tmp_path)
+    assert find_checkpoint("last-good", tmp_path) == checkpoint.with_name("step10")
 
 
 def test_a_record_is_plain_json(tmp_path: Path) -> None:

@@ -7,10 +7,8 @@ settings. safetensors is data: reading it runs no code. The pattern generator ha
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from dsparse.engine.config import SparsityConfig
-from dsparse.errors import UserError
+from dsparse.errors import CheckpointError, UserError
+from dsparse.faults import reach
+from dsparse.files import FileRecord, write_hashed
 from dsparse.pattern.block_pattern import BlockPattern
 from dsparse.pattern.history import PatternHistory
 
@@ -42,8 +41,21 @@ class SparseState:
     """The settings it was saved with, as plain values."""
 
 
-def save_state(folder: Path, histories: Mapping[str, PatternHistory], num_updates: int, config: SparsityConfig) -> None:
-    """Writes the file into a checkpoint folder, whole or not at all."""
+def save_state(
+    folder: Path, histories: Mapping[str, PatternHistory], num_updates: int, config: Mapping[str, Any]
+) -> FileRecord:
+    """Writes the file into a checkpoint folder.
+
+    Args:
+        folder: exists.
+        histories: pattern and past of each sparse weight, by parameter name.
+        num_updates: pattern updates made.
+        config: the "dynamic_sparsity" block as plain values.
+
+    Returns:
+        What the file must be.
+    """
+    reach("save.patterns")
     tensors: dict[str, Tensor] = {}
     shapes: dict[str, Any] = {}
     for name, history in histories.items():
@@ -56,25 +68,22 @@ def save_state(folder: Path, histories: Mapping[str, PatternHistory], num_update
         "format": FORMAT,
         "num_updates": num_updates,
         "weights": shapes,
-        "config": dataclasses.asdict(config),
+        "config": dict(config),
     }
     header["sha256"] = _checksum(header, tensors)
-    path = folder / FILE_NAME
-    aside = path.with_suffix(".tmp")
-    save_file(tensors, aside, metadata={"dsparse": json.dumps(header)})
-    flush_to_disk(aside)
-    aside.replace(path)
+    content = save(tensors, metadata={"dsparse": json.dumps(header)})
+    return write_hashed(folder / FILE_NAME, lambda stream: stream.write(content))
 
 
 def load_state(folder: Path) -> SparseState:
     """Reads the file of a checkpoint folder.
 
     Raises:
-        UserError: the file is missing or not readable as what it should be.
+        CheckpointError: the file is missing or not readable as what it should be.
     """
     path = folder / FILE_NAME
     if not path.is_file():
-        raise UserError(
+        raise CheckpointError(
             f"Expected the patterns of a sparse run in {path}. The checkpoint has none: it was saved by a dense run, "
             "or its save was cut short. Choose another tag, or start a new run."
         )
@@ -82,7 +91,7 @@ def load_state(folder: Path) -> SparseState:
         with safe_open(path, framework="pt") as file:
             header = json.loads(file.metadata()["dsparse"])
             if header["format"] != FORMAT:
-                raise UserError(
+                raise CheckpointError(
                     f"Expected format {FORMAT} in {path}. Got {header['format']}; use the dsparse it is of."
                 )
             keys = file.keys()
@@ -91,17 +100,22 @@ def load_state(folder: Path) -> SparseState:
                 raise ValueError("its checksum is another")
             histories = {name: _read(tensors, name, **what) for name, what in header["weights"].items()}
             return SparseState(histories, int(header["num_updates"]), header["config"])
-    except UserError:
+    except CheckpointError:
         raise
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(
+        raise CheckpointError(
             f"Expected the patterns of a sparse run in {path}. Got a damaged file ({error}); "
             "load an earlier checkpoint."
         ) from None
 
 
-def require_compatible(state: SparseState, current: Mapping[str, BlockPattern], config: SparsityConfig) -> list[str]:
+def require_compatible(state: SparseState, current: Mapping[str, BlockPattern], config: Mapping[str, Any]) -> list[str]:
     """Refuses a checkpoint of other weights or another density; returns the settings that changed otherwise.
+
+    Args:
+        state: of the checkpoint.
+        current: the patterns of the run that wants to load it.
+        config: its "dynamic_sparsity" block as plain values.
 
     Raises:
         UserError: naming what differs.
@@ -114,7 +128,7 @@ def require_compatible(state: SparseState, current: Mapping[str, BlockPattern], 
             f"Expected a checkpoint of the same sparse weights. It differs in {len(odd)}, the first {odd[0]!r}: "
             f"checkpoint {saved.get(odd[0], 'dense')}, run {wanted.get(odd[0], 'dense')} (shape, block size)."
         )
-    now = json.loads(json.dumps(dataclasses.asdict(config)))
+    now = json.loads(json.dumps(dict(config)))
     changed = [key for key in now if state.config.get(key) != now[key]]
     for key in _MUST_MATCH:
         if key in changed:
@@ -122,45 +136,6 @@ def require_compatible(state: SparseState, current: Mapping[str, BlockPattern], 
                 f"Expected dynamic_sparsity.{key} = {state.config.get(key)!r} as in the checkpoint. Got {now[key]!r}."
             )
     return [f"{key}: {state.config.get(key)!r} -> {now[key]!r}" for key in changed]
-
-
-def find_tag(load_dir: Path, tag: str | None) -> str | None:
-    """The tag to load: the one given, or what `latest` says, or None where there is no `latest`."""
-    latest = load_dir / "latest"
-    if tag is not None:
-        return str(tag)
-    return latest.read_text().strip() if latest.is_file() else None
-
-
-def require_latest(load_dir: Path, tag: str) -> None:
-    """Refuses another tag than `latest` names where DeepSpeed would read that one all the same.
-
-    At ZeRO stage 3 a load without optimizer state takes its weights from the tag in `latest`, whatever tag was asked
-    for (DeepSpeed 0.19.8, `get_fp32_state_dict_from_zero_checkpoint(load_dir)`).
-    """
-    latest = find_tag(load_dir, None)
-    if latest != tag:
-        raise UserError(
-            f"Expected the tag that {load_dir / 'latest'} names, {latest!r}. Got {tag!r}: at ZeRO stage 3 DeepSpeed "
-            "loads weights without optimizer state from there only. Load with optimizer state, or change that file."
-        )
-
-
-def write_latest(save_dir: Path, tag: str) -> None:
-    """Points `latest` at a tag, atomically."""
-    aside = save_dir / "latest.tmp"
-    aside.write_text(tag)
-    flush_to_disk(aside)
-    aside.replace(save_dir / "latest")
-
-
-def flush_to_disk(path: Path) -> None:
-    """Returns when the file's bytes are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

@@ -1,0 +1,152 @@
+"""A folder of checkpoints: how one comes to be there whole, which is the last, which are kept.
+
+A checkpoint is written under another name, flushed to the disk and renamed, and `latest` moves after that. Whatever is
+cut off leaves either the old state or the new one, and perhaps a folder whose name begins with a dot.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from dsparse.checkpoint.manifest import MANIFEST, Manifest
+from dsparse.errors import CheckpointError
+from dsparse.faults import reach
+from dsparse.files import flush_to_disk, write_whole
+
+LATEST = "latest"
+
+_SAVING, _REPLACED, _REMOVING = ".saving-", ".replaced-", ".removing-"
+
+
+def require_tag(tag: str) -> str:
+    """The tag as text.
+
+    Raises:
+        CheckpointError: it is not the name of a folder inside the save folder.
+    """
+    if not tag or "/" in tag or tag.startswith(".") or "\0" in tag or tag == LATEST:
+        raise CheckpointError(f"Expected a checkpoint tag that can name a folder. Got {tag!r}.")
+    return tag
+
+
+def begin(root: Path, tag: str) -> Path:
+    """Makes the folder that a checkpoint is written to before it gets its name; remains of cut-off saves go."""
+    root.mkdir(parents=True, exist_ok=True)
+    tidy(root)
+    aside = aside_of(root, tag)
+    aside.mkdir()
+    return aside
+
+
+def aside_of(root: Path, tag: str) -> Path:
+    """Where a checkpoint is written before it gets its name."""
+    return root / f"{_SAVING}{tag}"
+
+
+def publish(root: Path, tag: str) -> None:
+    """Gives the checkpoint that was written aside its name. All files of it must be on the disk."""
+    aside, folder, replaced = aside_of(root, tag), root / tag, root / f"{_REPLACED}{tag}"
+    for path in (aside, *(path for path in aside.rglob("*") if path.is_dir())):
+        flush_to_disk(path)
+    reach("save.rename")
+    if folder.exists():
+        folder.rename(replaced)
+    aside.rename(folder)
+    flush_to_disk(root)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def abandon(root: Path, tag: str) -> None:
+    """Removes what was written aside."""
+    shutil.rmtree(aside_of(root, tag), ignore_errors=True)
+
+
+def tidy(root: Path) -> None:
+    """Removes what cut-off saves and removals have left, and puts a checkpoint back that was to be replaced."""
+    for path in list(root.glob(f"{_REPLACED}*")):
+        original = root / path.name.removeprefix(_REPLACED)
+        if original.exists():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.rename(original)
+    for prefix in (_SAVING, _REMOVING):
+        for path in root.glob(f"{prefix}*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def locate(root: Path, tag: str) -> str:
+    """The name under which a checkpoint lies: its tag, or the one it had when a save over it was cut off."""
+    replaced = f"{_REPLACED}{tag}"
+    return replaced if not (root / tag).exists() and (root / replaced).is_dir() else tag
+
+
+def latest_tag(root: Path) -> str | None:
+    """The tag that `latest` names, None where there is no such file.
+
+    Raises:
+        CheckpointError: the file holds no tag.
+    """
+    path = root / LATEST
+    if not path.is_file():
+        return None
+    try:
+        return require_tag(path.read_text(encoding="utf-8").strip())
+    except (CheckpointError, UnicodeDecodeError):
+        raise CheckpointError(
+            f"Expected the name of a checkpoint in {path}. Got something else: the file is damaged."
+        ) from None
+
+
+def write_latest(root: Path, tag: str) -> None:
+    """Points `latest` at a tag."""
+    write_whole(root / LATEST, tag)
+
+
+def tags(root: Path) -> list[str]:
+    """All checkpoints of a folder, the one with the most steps first; one that cannot say comes last."""
+    named = [path.name for path in root.glob("*") if (path / MANIFEST).is_file() and not path.name.startswith(".")]
+    return sorted(named, key=lambda tag: (_steps(root / tag), tag), reverse=True)
+
+
+def good_tags(root: Path) -> Iterator[str]:
+    """The checkpoints of which every byte is as it was written, the one with the most steps first."""
+    for tag in tags(root):
+        try:
+            if not Manifest.read(root / tag).problems(root / tag):
+                yield tag
+        except CheckpointError:
+            continue
+
+
+def prune(root: Path, *, keep: int, keep_every: int) -> list[str]:
+    """Removes old checkpoints and returns their tags.
+
+    Args:
+        root: folder of the checkpoints.
+        keep: how many of those with the most steps stay, at least 1.
+        keep_every: those at a multiple of so many steps stay too; 0 keeps none for that.
+
+    The one that `latest` names stays in any case, and what is no readable checkpoint is not ours to remove.
+    """
+    named = [tag for tag in tags(root) if _steps(root / tag) >= 0]
+    old = [
+        tag
+        for tag in named[keep:]
+        if tag != latest_tag(root) and not (keep_every and _steps(root / tag) % keep_every == 0)
+    ]
+    for tag in old:
+        # Under another name first: a removal that is cut off leaves no damaged checkpoint.
+        removing = root / f"{_REMOVING}{tag}"
+        (root / tag).rename(removing)
+        reach("save.prune")
+        shutil.rmtree(removing, ignore_errors=True)
+    return old
+
+
+def _steps(folder: Path) -> int:
+    try:
+        return int(Manifest.read(folder).about["global_steps"])
+    except (CheckpointError, KeyError, TypeError, ValueError):
+        return -1
