@@ -28,7 +28,6 @@ from dsparse.engine.elastic import about_optimizer, layout_of, load_elastically
 from dsparse.engine.fragments import FragmentMap
 from dsparse.engine.wholeness import NODES, require_whole
 from dsparse.engine.world import release_shared_buffers
-from dsparse.errors import CheckpointError
 from dsparse.faults import reach
 from dsparse.files import FileRecord
 
@@ -236,13 +235,14 @@ class DurableEngine(DeepSpeedEngine):
         said = self._agreement.gather_plain(
             [first_rank, {name: [record.num_bytes, record.sha256] for name, record in mine.items()}]
         )
+        # Where each node has its own storage, nodes write some files of the same name, and not always the same bytes:
+        # a manifest is of what its node has, and lists the rest for whoever brings the files together.
+        own_first = sorted(said, key=lambda one: one[0] != first_rank)
         files: dict[str, FileRecord] = {}
         nodes: dict[str, list[str]] = {}
-        for node, records in said:
+        for node, records in own_first:
             for name, (num_bytes, sha256) in records.items():
-                record = FileRecord(num_bytes=num_bytes, sha256=sha256)
-                if files.setdefault(name, record) != record:
-                    raise CheckpointError(f"Expected every node to write the same {name}. Got two: {tag} is not saved.")
+                files.setdefault(name, FileRecord(num_bytes=num_bytes, sha256=sha256))
                 nodes.setdefault(str(node), []).append(name)
         about = self._about(tag, client_state) | ({NODES: nodes} if node_local else {})
 

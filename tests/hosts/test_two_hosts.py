@@ -20,9 +20,11 @@ from typing import Any
 import psutil
 import pytest
 
+from dsparse.checkpoint.patterns import FILE_NAME
+from dsparse.engine.checkpoint_files import read_data
 from dsparse.train.metrics import read_rows
 from tests.data.store_fixture import make_small_store
-from tests.e2e.lab import STEPS, assert_same_end, results
+from tests.e2e.lab import STEPS, assert_same_end, differences, results
 from tests.hosts.two_hosts import ADDRESSES, CHECKOUT, NAMES, TwoHosts, why_not
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -192,6 +194,36 @@ def test_torchrun_over_two_hosts_ends_in_the_same_bits(hosts: TwoHosts, one_host
     assert other.returncode == 0, out + err
     assert_same_end(one_host, hosts.shared / "torchrun")
     assert results(hosts.shared / "torchrun") == results(one_host)
+
+
+def test_each_host_with_a_disk_of_its_own_ends_in_the_same_bits(hosts: TwoHosts, one_host: Path) -> None:
+    """A copy of the store on each, and checkpoints where they were written; stopped and resumed."""
+    for host in hosts.hosts:
+        shutil.copytree(hosts.shared / "store", host.disk / "store")
+    command = words(hosts, "unused", "--output", str(hosts.local / "run"), "--data.store", str(hosts.local / "store"))
+    apart = hosts.shared / "apart.json"
+    config = json.loads((hosts.shared / "zero1.json").read_text())
+    apart.write_text(json.dumps(config | {"checkpoint": {"use_node_local_storage": True}}))
+    command += ["--deepspeed_config", str(apart)]
+    run(hosts, [*both(hosts), *command, "--train.stop_at_step", "6"])
+    run(hosts, [*both(hosts), *command, "--checkpoint.resume", "auto"])
+    own = [host.disk / "run" for host in hosts.hosts]
+    for number, disk in enumerate(own):
+        assert (disk / "checkpoints/latest").read_text() == f"step{STEPS}"
+        assert (disk / "run.json").is_file()
+        shards = [path.name for path in (disk / f"checkpoints/step{STEPS}").glob("zero_pp_rank_*")]
+        assert shards == [f"zero_pp_rank_{number}_mp_rank_00_optim_states.pt"]
+    assert results(own[0]) == results(one_host)
+    for number, disk in enumerate(own):
+        here, there = disk / f"checkpoints/step{STEPS}", one_host / f"checkpoints/step{STEPS}"
+        for name in ("mp_rank_00_model_states.pt", f"zero_pp_rank_{number}_mp_rank_00_optim_states.pt"):
+            saved = [read_data(folder / name) for folder in (here, there)]
+            for one in saved:
+                one.pop("ds_config")  # which has the setting
+                if number > 0:
+                    one.pop("shared_params", None)  # an index for DeepSpeed's converters, which only rank 0 makes
+            assert differences(*saved) == [], name
+        assert (here / FILE_NAME).read_bytes() == (there / FILE_NAME).read_bytes()
 
 
 def test_a_first_host_that_does_not_answer_is_named(hosts: TwoHosts) -> None:
