@@ -25,8 +25,8 @@ _CLIENT_KEY = "dsparse_run"
 # What may differ between the two halves of a run without changing its weights.
 _FREE = (
     "run.deepspeed_config", "run.output", "run.data.store", "run.data.num_workers", "run.train.stop_at_step",
-    "run.train.log_every", "run.train.eval_every", "run.train.eval_samples", "run.checkpoint", "run.monitor",
-    "deepspeed.tensorboard",
+    "run.train.log_every", "run.train.eval_every", "run.train.eval_samples", "run.train.timeout_s", "run.checkpoint",
+    "run.monitor", "deepspeed.tensorboard",
 )  # fmt: skip
 
 
