@@ -73,9 +73,11 @@ class Watchdog:
         self._pid, self._started_s = os.getpid(), psutil.Process().create_time()
         self._heard: dict[int, tuple[Beat, float]] = {}
         """Last beat of a rank, and when it was first seen."""
-        self._gone_since_s: dict[int, float] = {}
         self._begun_s = self._answered_s = self._ticked_s = time.monotonic()
         self._slept_s, self._silence_s = 0.0, timeout_s
+        self._excused = (0, 0.0)
+        """A mark by its number, and seconds of it in which this process did not run."""
+        self._tick_lock = threading.Lock()
         self._num_beats = 0
         self._end: End = ""
         self._closing = threading.Event()
@@ -102,13 +104,14 @@ class Watchdog:
         self._silence_s = min(self._timeout_s, _SILENCE_AFTER_ERROR * self._interval_s)
         self._courier.join(self._silence_s + 4 * self._interval_s + _GRACE_S)
         reason = " ".join(str(error).split())[:300]
-        self._leave(f"rank {self._rank} lost its connection to another rank at {self._where()}: {reason}")
+        self._leave(f"rank {self._rank} lost its connection to another rank at {self._beat().where}: {reason}")
 
     def _carry(self) -> None:
         """The courier: beats out, beats and verdicts in, until the run ends."""
         try:
             self._store = self._connect()
             while not self._closing.wait(self._interval_s):
+                self._tick()
                 self._tell()
                 self._listen()
             self._tell()
@@ -143,7 +146,7 @@ class Watchdog:
             doing=now.doing,
             step=now.step,
             num_marks=now.num_marks,
-            still_s=time.monotonic() - now.since_s,
+            still_s=time.monotonic() - now.since_s - (self._excused[1] if self._excused[0] == now.num_marks else 0.0),
             may_take_s=now.may_take_s,
             waits=waits_for_others(),
             end=self._end,
@@ -157,10 +160,11 @@ class Watchdog:
         # Once of all, to know who is on this machine; then rank 0 of all, and the others of rank 0.
         for rank in range(self._num_ranks) if is_first or self._rank == 0 else (0,):
             self._hear(rank)
+        self._tick()
         self._answered_s = time.monotonic()
         reasons = self._ended() or self._failed() or self._culprits()
         if reasons:
-            line = "; ".join(reasons)
+            line = self._with_own_place("; ".join(reasons))
             self._store.set(verdict, line)
             # Others on this machine read it before they see this process gone, and the store perhaps with it.
             time.sleep(3 * self._interval_s)
@@ -234,7 +238,7 @@ class Watchdog:
             if beat.place == self._place and not beat.end and rank != self._rank and beat.is_gone()
         ]
         reason = " ".join(str(error).split())[:200]
-        self._leave("; ".join(gone) or f"{self._rank_0()} has closed its connection ({reason})")
+        self._leave(self._with_own_place("; ".join(gone) or f"{self._rank_0()} has closed its connection ({reason})"))
 
     def _rank_0(self) -> str:
         return self._heard[0][0].who if 0 in self._heard else f"rank 0 at {os.environ['MASTER_ADDR']}"
@@ -243,25 +247,32 @@ class Watchdog:
         """The sentinel: no call that could hang."""
         limit_s = self._timeout_s + 4 * self._interval_s
         while not self._closing.wait(self._interval_s):
+            self._tick()
+            silent_s = time.monotonic() - self._answered_s
+            if silent_s > limit_s:
+                seen = f"; it was last seen at {self._heard[0][0].where}" if 0 in self._heard else ""
+                self._leave(self._with_own_place(f"{self._rank_0()} has not answered for {silent_s:.0f} s{seen}"))
+
+    def _tick(self) -> None:
+        """Both threads do it often. After a long pause this process was stopped, or its machine: that others were not
+        heard of says nothing about them then, nor does a mark of its own that is old.
+        """
+        with self._tick_lock:
             now_s = time.monotonic()
             slept_s = now_s - self._ticked_s - self._interval_s
             self._ticked_s = now_s
-            if slept_s > self._timeout_s / 2:
-                self._wake(slept_s)
-            silent_s = now_s - self._answered_s
-            if silent_s > limit_s:
-                seen = f"; it was last seen at {self._heard[0][0].where}" if 0 in self._heard else ""
-                self._leave(f"{self._rank_0()} has not answered for {silent_s:.0f} s{seen}")
+            if slept_s < 2 * self._interval_s:
+                return
+            self._slept_s = slept_s
+            self._begun_s += slept_s
+            self._answered_s += slept_s
+            self._heard = {rank: (beat, since_s + slept_s) for rank, (beat, since_s) in list(self._heard.items())}
+            mark = activity().num_marks
+            self._excused = (mark, slept_s + (self._excused[1] if self._excused[0] == mark else 0.0))
 
-    def _wake(self, slept_s: float) -> None:
-        """This process was stopped, or its machine: that others were not heard of says nothing about them."""
-        self._slept_s = slept_s
-        self._begun_s += slept_s
-        self._answered_s += slept_s
-        self._heard = {rank: (beat, since_s + slept_s) for rank, (beat, since_s) in self._heard.items()}
-
-    def _where(self) -> str:
-        return self._beat().where
+    def _with_own_place(self, reason: str) -> str:
+        """Beats are a second apart, and a rank in step with the one lost says more exactly where that was."""
+        return f"{reason}; rank {self._rank} is at {self._beat().where}"
 
     def _leave(self, line: str) -> None:
         """Says why and ends this process, whatever its main thread is in; once, and not when the run has ended."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -21,7 +22,7 @@ def find_launchers() -> list[psutil.Process]:
         return found
     try:
         process = psutil.Process().parent()
-        while process is not None and len(found) < 2 and _is_launcher(process):
+        while process is not None and len(found) < 2 and is_launcher(process.cmdline()):
             found.append(process)
             process = process.parent()
     except psutil.Error:
@@ -37,9 +38,9 @@ def is_gone(process: psutil.Process) -> bool:
         return True
 
 
-def _is_launcher(process: psutil.Process) -> bool:
+def is_launcher(command_line: Sequence[str]) -> bool:
     """By the program's name, or python's -m: a shell that merely has the name in its script is none."""
-    words = process.cmdline()[:5]
+    words = command_line[:5]
     modules = [after for word, after in itertools.pairwise(words) if word == "-m"]
     names = {Path(word).name for word in words[:2]} | set(modules)
     return any(name in _LAUNCHERS or name.startswith("deepspeed.launcher.") for name in names)

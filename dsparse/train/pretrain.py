@@ -38,6 +38,7 @@ from dsparse.train.deepspeed_json import read_json
 from dsparse.train.host import tune_host
 from dsparse.train.plan import Plan, check, parameter_groups
 from dsparse.train.stop import StopSignals
+from dsparse.train.streams import output_may_lose_its_reader
 
 _SECONDS_FOR_THE_FIRST_RANK = 10.0
 _START_MAY_TAKE_S = 1800.0  # compiling, and reading a large checkpoint
@@ -55,7 +56,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             with _silent_unless_first():
                 print(describe(merged), end="")
             return
-        with StopSignals(lambda: farewell(merged.output) if launched_rank() == 0 else None) as signals:
+        with (
+            output_may_lose_its_reader(),
+            StopSignals(lambda: farewell(merged.output) if launched_rank() == 0 else None) as signals,
+        ):
             pretrain(merged, signals)
 
 

@@ -10,6 +10,7 @@ numbers from a pipe and sees to what must not wait.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -67,6 +68,7 @@ class StopSignals:
         self._farewell = farewell
         self._is_training = False
         self._first_s: float | None = None
+        self._unwinds = False
         self._ends_at_s, self._code = float("inf"), 0
         self._old_handlers: dict[int, Any] = {}
         self._closed = threading.Event()
@@ -100,12 +102,13 @@ class StopSignals:
         """Runs in the main thread, between two of its instructions."""
         if self._is_training:
             self.request.wanted = True
-        elif self._code == 0:
-            self._code = 128 + signum
+        elif not self._unwinds:
+            self._unwinds = True
             line = self._farewell()
             if line is not None:
-                os.write(2, f"{line}\n".encode())  # sys.stderr may be in the middle of a write
-            raise SystemExit(self._code)
+                with contextlib.suppress(OSError):
+                    os.write(2, f"{line}\n".encode())  # sys.stderr may be in the middle of a write
+            raise SystemExit(128 + signum)
 
     def _watch(self) -> None:
         launchers = find_launchers()
@@ -126,7 +129,6 @@ class StopSignals:
             self._first_s = now_s
             if not self._is_training:
                 # The main thread may wait for a rank that never comes, or hang on its way out.
-                self._code = self._code or 128 + signum
-                self._ends_at_s = now_s + _SECONDS_TO_UNWIND
+                self._code, self._ends_at_s = 128 + signum, now_s + _SECONDS_TO_UNWIND
         elif now_s - self._first_s > SAME_REQUEST_S:
             os._exit(128 + signum)
