@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -18,7 +19,6 @@ from pathlib import Path
 import psutil
 
 from dsparse.train.config import CHECKOUT
-from dsparse.train.metrics import read_rows
 
 MARK = "DSPARSE_TEST_RUN"
 SCRIPT = CHECKOUT / "launch/pretrain.py"
@@ -60,8 +60,12 @@ class Launch:
         return next(one for one in self.processes() if "deepspeed.launcher.launch" in one.cmdline())
 
     def wait_for_step(self, step: int) -> None:
-        """Returns when a step has been logged."""
-        self.wait_until(lambda: any(row["step"] >= step for row in read_rows(self.output)), START_S)
+        """Returns when this launch has shown a step."""
+        self.wait_until(lambda: self.last_step() >= step, START_S)
+
+    def last_step(self) -> int:
+        """The last training step that this launch has shown, 0 before the first."""
+        return max(map(int, re.findall(r"^step (\d+)/\d+  loss", self.said(), re.MULTILINE)), default=0)
 
     def wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
         """Returns when something holds; fails when the run ends first or it takes too long."""
@@ -148,8 +152,9 @@ class Launches:
         return launch
 
     def latest(self, output: str) -> int:
-        """Step of the checkpoint that a run would go on from."""
-        return int((self.root / output / "checkpoints/latest").read_text().removeprefix("step"))
+        """Step of the checkpoint that a run would go on from, 0 without one."""
+        pointer = self.root / output / "checkpoints/latest"
+        return int(pointer.read_text().removeprefix("step")) if pointer.is_file() else 0
 
     def resume(self, output: str, *flags: str, steps: int = 2000, until: int) -> None:
         """Goes on from the last checkpoint until a step."""
