@@ -55,7 +55,7 @@ def watch_ranks(rank: int, num_ranks: int, timeout_s: float) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if _is_of_a_lost_rank(error):
+        if isinstance(error, Exception) and _is_of_a_lost_rank(error):
             watchdog.end_with_a_reason(error)
         watchdog.close("failed")
         raise

@@ -135,6 +135,7 @@ def _train(merged: MergedRun, plan: Plan, host: str, t0_s: float, signals: StopS
             signals.begin_training()
             is_done = train(session)
             if not is_done:
+                signals.saved()
                 session.progress.say(
                     f"stopped after step {session.state.step} of {merged.steps}, as asked, and saved; go on with the "
                     "same command and --checkpoint.resume auto"

@@ -66,7 +66,7 @@ class StopSignals:
         """
         self.request = StopRequest()
         self._farewell = farewell
-        self._is_training = False
+        self._is_training = self._has_saved = False
         self._first_s: float | None = None
         self._unwinds = False
         self._ends_at_s, self._code = float("inf"), 0
@@ -98,6 +98,10 @@ class StopSignals:
         """From here on there is something to save."""
         self._is_training = True
 
+    def saved(self) -> None:
+        """What was asked for is done. A launcher may pass the signal on to one rank after the other only now."""
+        self._has_saved = True
+
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         """Runs in the main thread, between two of its instructions."""
         if self._is_training:
@@ -117,7 +121,7 @@ class StopSignals:
             for signum in os.read(self._reader, 64) if ready else b"":
                 if signum in self._old_handlers:
                     self._meet(signum)
-            if time.monotonic() > self._ends_at_s and not self._closed.is_set():
+            if time.monotonic() > self._ends_at_s and not (self._is_training or self._closed.is_set()):
                 os._exit(self._code)
             if launchers and any(is_gone(one) for one in launchers):
                 launchers = []
@@ -130,5 +134,5 @@ class StopSignals:
             if not self._is_training:
                 # The main thread may wait for a rank that never comes, or hang on its way out.
                 self._code, self._ends_at_s = 128 + signum, now_s + _SECONDS_TO_UNWIND
-        elif now_s - self._first_s > SAME_REQUEST_S:
+        elif now_s - self._first_s > SAME_REQUEST_S and not self._has_saved:
             os._exit(128 + signum)

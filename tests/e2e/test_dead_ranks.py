@@ -122,6 +122,22 @@ def test_a_stopped_rank_is_given_up(launches: Launches) -> None:
         print(f"the launcher within {time.monotonic() - t0_s:.1f} s")
 
 
+def test_a_run_that_is_suspended_as_a_whole_goes_on(launches: Launches) -> None:
+    """As by Ctrl-Z, or with its machine: nobody is to blame for silence that all kept."""
+    launch = start(launches, "one")
+    ranks = [launch.rank(0), launch.rank(1)]
+    for one in ranks:
+        one.suspend()
+    time.sleep(TIMEOUT_S + 3)
+    for one in ranks:
+        one.resume()
+    launch.wait_for_step(launch.last_step() + 10)
+    time.sleep(2)  # in which a verdict would come
+    ranks[0].terminate()
+    assert launch.end(MARGIN_S) == 0, launch.said()
+    assert launch.errors() == []
+
+
 def test_a_stuck_rank_is_given_up_by_itself_too(launches: Launches, tmp_path: Path) -> None:
     script = tmp_path / "stuck.py"
     script.write_text(STUCK.replace("STEP", str(launches.latest("one") + SAVE_EVERY + 2)))

@@ -112,6 +112,24 @@ def test_asked_again_it_ends_at_once() -> None:
     assert child.code() == 128 + signal.SIGINT
 
 
+def test_once_it_has_saved_no_signal_spoils_the_exit_code() -> None:
+    """DeepSpeed's launcher signals the second rank when the first has ended."""
+
+    def body(ready: Callable[[], None]) -> None:
+        with StopSignals(lambda: None) as signals:
+            signals.begin_training()
+            ready()
+            until(lambda: signals.request.wanted)
+            signals.saved()
+            time.sleep(SAME_REQUEST_S + 0.5)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.3)
+
+    child = Child(body)
+    child.send(signal.SIGTERM)
+    assert child.code() == 0
+
+
 def test_what_was_ignored_stays_ignored_and_the_rest_is_put_back() -> None:
     def body(ready: Callable[[], None]) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
