@@ -37,3 +37,14 @@ def _end_when_told_by(rank: int) -> None:
     while True:
         if signal.sigwaitinfo({signal.SIGTERM}).si_pid == rank:
             os._exit(0)
+
+
+def find_lost_worker(error: BaseException | None) -> str | None:
+    """What torch says of a worker that died, if that is what an error comes from; None if not."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+            return " ".join(str(error).split()).rstrip(".")
+        error = error.__cause__ or error.__context__
+    return None

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import psutil
+from torch.distributed import DistError
+
+_LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed out|socket|heartbeat", re.IGNORECASE)
 
 End = Literal["", "done", "failed"]
 
@@ -40,6 +44,8 @@ class Beat:
     """Whether it waits for other ranks."""
     end: End = ""
     """How it left, if it did."""
+    reason: str = ""
+    """Why, if with an error."""
 
     def to_json(self) -> str:
         """For the store."""
@@ -122,3 +128,16 @@ def find_culprits(heard: Mapping[int, Heard], timeout_s: float, *, silence_s: fl
         for rank, one in suspects.items()
         if one.beat.num_marks == furthest_behind
     ]
+
+
+def is_of_a_lost_rank(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, is of a collective that lost a peer."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, DistError):
+            return True
+        if isinstance(error, RuntimeError) and _LOST.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

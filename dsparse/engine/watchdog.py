@@ -10,7 +10,6 @@ A call to the store can hang with the machine it is on. So a second thread looks
 from __future__ import annotations
 
 import os
-import re
 import socket
 import threading
 import time
@@ -23,7 +22,7 @@ import psutil
 import torch
 
 from dsparse.engine.activity import activity, waits_for_others
-from dsparse.engine.heartbeat import Beat, End, Heard, find_culprits, this_place
+from dsparse.engine.heartbeat import Beat, End, Heard, find_culprits, is_of_a_lost_rank, this_place
 
 EXIT_CODE = 3
 """Of a process that ended because another rank did not go on."""
@@ -32,8 +31,8 @@ HOW_TO_GO_ON = "Training stopped; go on from the last checkpoint with --checkpoi
 _PREFIX = "dsparse/watchdog"
 _GRACE_S = 2.0  # for what looks like an error and may be the end of the run
 _SILENCE_AFTER_ERROR = 10  # beats that did not come, once a collective has failed
+_MAX_REASON = 400
 _LINGER_S = 5.0  # of rank 0 at the end, which may hold the store
-_LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed out|socket|heartbeat", re.IGNORECASE)
 
 
 @contextmanager
@@ -55,9 +54,9 @@ def watch_ranks(rank: int, num_ranks: int, timeout_s: float) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if isinstance(error, Exception) and _is_of_a_lost_rank(error):
+        if isinstance(error, Exception) and is_of_a_lost_rank(error):
             watchdog.end_with_a_reason(error)
-        watchdog.close("failed")
+        watchdog.close("failed", reason=" ".join(f"{type(error).__name__}: {error}".split())[:_MAX_REASON].rstrip("."))
         raise
     watchdog.close("done")
 
@@ -80,6 +79,7 @@ class Watchdog:
         self._tick_lock = threading.Lock()
         self._num_beats = 0
         self._end: End = ""
+        self._reason = ""
         self._closing = threading.Event()
         self._verdict_lock = threading.Lock()
         self._store: Any = None
@@ -88,9 +88,9 @@ class Watchdog:
         self._courier.start()
         self._sentinel.start()
 
-    def close(self, end: End) -> None:
-        """Tells the others that this rank leaves, and how."""
-        self._end = end
+    def close(self, end: End, reason: str = "") -> None:
+        """Tells the others that this rank leaves, how, and why if with an error."""
+        self._end, self._reason = end, reason
         self._closing.set()
         # The store may hang: nothing is lost by not waiting for it.
         self._courier.join(_LINGER_S + _GRACE_S if self._rank == 0 else _GRACE_S)
@@ -103,7 +103,7 @@ class Watchdog:
         # An error says that somebody has gone, so a shorter silence is enough to be named.
         self._silence_s = min(self._timeout_s, _SILENCE_AFTER_ERROR * self._interval_s)
         self._courier.join(self._silence_s + 4 * self._interval_s + _GRACE_S)
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:_MAX_REASON]
         self._leave(f"rank {self._rank} lost its connection to another rank at {self._beat().where}: {reason}")
 
     def _carry(self) -> None:
@@ -150,6 +150,7 @@ class Watchdog:
             may_take_s=now.may_take_s,
             waits=waits_for_others(),
             end=self._end,
+            reason=self._reason,
         )
 
     def _listen(self) -> None:
@@ -195,7 +196,7 @@ class Watchdog:
         """Ranks that left with an error, if this one does not do the same in a moment."""
         now_s = time.monotonic()
         return [
-            f"{beat.who} stopped with an error at {beat.where}, and its own message says why"
+            f"{beat.who} stopped at {beat.where}: {beat.reason}"
             for beat, since_s in self._heard.values()
             if beat.end == "failed" and now_s - since_s > _GRACE_S
         ]
@@ -237,7 +238,7 @@ class Watchdog:
             for rank, (beat, _) in sorted(self._heard.items())
             if beat.place == self._place and not beat.end and rank != self._rank and beat.is_gone()
         ]
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:_MAX_REASON]
         self._leave(self._with_own_place("; ".join(gone) or f"{self._rank_0()} has closed its connection ({reason})"))
 
     def _rank_0(self) -> str:
@@ -283,16 +284,3 @@ class Watchdog:
                 line += f" (rank {self._rank} itself did not run for {self._slept_s:.0f} s)"
             os.write(2, f"error: {line}. {HOW_TO_GO_ON}\n".encode())
             os._exit(EXIT_CODE)
-
-
-def _is_of_a_lost_rank(error: BaseException | None) -> bool:
-    """Whether an error, or one that led to it, is of a collective that lost a peer."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, torch.distributed.DistError):
-            return True
-        if isinstance(error, RuntimeError) and _LOST.search(str(error)):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with (
             output_may_lose_its_reader(),
             StopSignals(lambda: farewell(merged.output) if launched_rank() == 0 else None) as signals,
+            _lost_workers_in_one_line(),
         ):
             pretrain(merged, signals)
 
@@ -216,6 +217,22 @@ def _errors_in_one_line(expected: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise UserError(f"Expected {expected}. Got: {type(error).__name__}: {error} (--debug shows where)") from error
+
+
+@contextlib.contextmanager
+def _lost_workers_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        from dsparse.data.workers import find_lost_worker
+
+        lost = find_lost_worker(error)
+        if lost is None:
+            raise
+        raise UserError(
+            f"Expected the processes of data.num_workers to live. Got: {lost}. Out of memory? Go on from the last "
+            "checkpoint with --checkpoint.resume auto."
+        ) from error
 
 
 @contextlib.contextmanager

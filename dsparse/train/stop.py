@@ -108,10 +108,7 @@ class StopSignals:
             self.request.wanted = True
         elif not self._unwinds:
             self._unwinds = True
-            line = self._farewell()
-            if line is not None:
-                with contextlib.suppress(OSError):
-                    os.write(2, f"{line}\n".encode())  # sys.stderr may be in the middle of a write
+            self._say_farewell()
             raise SystemExit(128 + signum)
 
     def _watch(self) -> None:
@@ -122,10 +119,18 @@ class StopSignals:
                 if signum in self._old_handlers:
                     self._meet(signum)
             if time.monotonic() > self._ends_at_s and not (self._is_training or self._closed.is_set()):
+                if not self._unwinds:
+                    self._say_farewell()
                 os._exit(self._code)
             if launchers and any(is_gone(one) for one in launchers):
                 launchers = []
                 os.kill(os.getpid(), signal.SIGTERM)
+
+    def _say_farewell(self) -> None:
+        line = self._farewell()
+        if line is not None:
+            with contextlib.suppress(OSError):
+                os.write(2, f"{line}\n".encode())  # sys.stderr may be in the middle of a write
 
     def _meet(self, signum: int) -> None:
         now_s = time.monotonic()

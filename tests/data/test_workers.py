@@ -12,7 +12,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from dsparse.data.workers import live_and_die_with_the_rank
+from dsparse.data.workers import find_lost_worker, live_and_die_with_the_rank
 
 RANK = """
 import os, sys, time
@@ -59,3 +59,11 @@ def test_a_worker_ends_with_its_rank() -> None:
     rank.kill()
     rank.wait()
     worker.wait(10)
+
+
+def test_a_lost_worker_is_known_behind_other_errors() -> None:
+    lost = RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. ")
+    other = ConnectionResetError("reset by peer")
+    assert find_lost_worker(other) is None
+    other.__context__ = lost
+    assert find_lost_worker(other) == "DataLoader worker (pid 12) is killed by signal: Killed"

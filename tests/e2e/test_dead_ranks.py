@@ -138,6 +138,16 @@ def test_a_run_that_is_suspended_as_a_whole_goes_on(launches: Launches) -> None:
     assert launch.errors() == []
 
 
+def test_a_rank_that_lost_a_worker_says_so_through_the_others(launches: Launches) -> None:
+    """The launcher may end the rank itself before it has spoken."""
+    launch = start(launches, "one")
+    (worker,) = launch.rank(1).children()
+    worker.kill()
+    assert launch.end(MARGIN_S + 10) in (2, EXIT_CODE), launch.said()
+    assert any(f"DataLoader worker (pid {worker.pid}) is killed" in line for line in launch.errors())
+    assert "Traceback" not in launch.said()
+
+
 def test_a_stuck_rank_is_given_up_by_itself_too(launches: Launches, tmp_path: Path) -> None:
     script = tmp_path / "stuck.py"
     script.write_text(STUCK.replace("STEP", str(launches.latest("one") + SAVE_EVERY + 2)))

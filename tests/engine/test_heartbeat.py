@@ -8,8 +8,10 @@ import sys
 
 import psutil
 import pytest
+from torch.distributed import DistNetworkError
 
-from dsparse.engine.heartbeat import Beat, End, Heard, find_culprits, this_place
+from dsparse.engine.heartbeat import Beat, End, Heard, find_culprits, is_of_a_lost_rank, this_place
+from dsparse.errors import UserError
 
 TIMEOUT_S = 30.0
 
@@ -97,3 +99,28 @@ def test_a_process_is_gone_when_it_ended_waited_for_or_not_and_when_its_number_i
     assert beat.is_gone()
     child.communicate()
     assert beat.is_gone()
+
+
+def wrapped(error: Exception) -> Exception:
+    try:
+        try:
+            raise error
+        except Exception as caught:
+            raise UserError("Expected to be able to write the checkpoint.") from caught
+    except UserError as outer:
+        return outer
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (RuntimeError("[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.1]:2712"), True),
+        (DistNetworkError("The client socket has timed out after 30000ms"), True),
+        (RuntimeError("CUDA out of memory"), False),
+        (RuntimeError("[enforce fail at inline_container.cc:672] file write failed"), False),
+        (ValueError("timed out"), False),
+    ],
+)
+def test_an_error_of_a_collective_is_known_however_it_was_wrapped(error: Exception, is_one: bool) -> None:
+    assert is_of_a_lost_rank(error) is is_one
+    assert is_of_a_lost_rank(wrapped(error)) is is_one
