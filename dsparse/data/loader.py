@@ -30,6 +30,7 @@ from dsparse.data.pairs import NUM_SPECIAL, cut_windows, make_pairs
 from dsparse.data.sampler import locate
 from dsparse.data.store import TokenStore
 from dsparse.data.vocabulary import Vocabulary
+from dsparse.data.workers import live_and_die_with_the_rank
 from dsparse.errors import UserError
 
 Sample = dict[str, NDArray[np.int64]]
@@ -248,7 +249,12 @@ class MicroBatches:
         # A generator of its own: DataLoader would draw a seed for its workers from the global one.
         return iter(
             DataLoader(
-                dataset, batch_size=None, sampler=firsts, num_workers=self._num_workers, generator=torch.Generator()
+                dataset,
+                batch_size=None,
+                sampler=firsts,
+                num_workers=self._num_workers,
+                generator=torch.Generator(),
+                worker_init_fn=live_and_die_with_the_rank,
             )
         )
 

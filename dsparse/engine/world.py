@@ -11,6 +11,7 @@ import os
 import socket
 import warnings
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,8 +43,12 @@ def launched_local_size() -> int:
     return int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or "1")
 
 
-def init_world() -> None:
-    """Starts DeepSpeed's default process group; a process without a launcher gets a group of its own."""
+def init_world(timeout_s: float | None = None) -> None:
+    """Starts DeepSpeed's default process group; a process without a launcher gets a group of its own.
+
+    Args:
+        timeout_s: seconds after which a collective gives up; None is DeepSpeed's default.
+    """
     import deepspeed
 
     if "RANK" not in os.environ:
@@ -51,7 +56,8 @@ def init_world() -> None:
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
         os.environ.setdefault("MASTER_PORT", str(_free_port()))
     await_builds(may_remove=launched_local_rank() == 0)
-    deepspeed.init_distributed()
+    limit = {} if timeout_s is None else {"timeout": timedelta(seconds=timeout_s)}
+    deepspeed.init_distributed(**limit)
     barrier()
     release_shared_buffers()
 

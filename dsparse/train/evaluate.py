@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from dsparse.data.loader import PretrainingData, to_tensors
+from dsparse.engine.activity import mark
 from dsparse.engine.world import rank, sum_over_ranks, world_size
 
 
@@ -48,6 +49,7 @@ def evaluate(engine: Any, data: PretrainingData, *, num_samples: int, micro_batc
     sums = torch.zeros(6, dtype=torch.float64)
     engine.eval()
     for one_round in range(num_rounds):
+        mark("evaluating")
         first = (one_round * world_size() + rank()) * micro_batch_size
         mine = range(first, min(first + micro_batch_size, num_samples))
         batch = to_tensors(data.batch(np.asarray(mine or (0,), dtype=np.int64)))

@@ -16,13 +16,14 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dsparse.data.loader import LoaderState, PretrainingData
+from dsparse.engine.activity import mark
 from dsparse.engine.world import mean_over_ranks, rank, sum_on_device, world_size
 from dsparse.errors import PatternDisagreementError, UserError
 from dsparse.models.heads import UNLABELLED
@@ -33,6 +34,7 @@ from dsparse.train.evaluate import evaluate
 from dsparse.train.host import peak_device_memory_gib, peak_memory_gib
 from dsparse.train.monitor import Monitor, mean_of_blocks
 from dsparse.train.progress import Progress
+from dsparse.train.stop import StopRequest
 
 Batches = Iterator[tuple[dict[str, Tensor], LoaderState]]
 
@@ -55,10 +57,16 @@ class Session:
     """Of which run its checkpoints are."""
     t0_s: float
     """When this session began, on the clock of `time.perf_counter`, less the seconds of earlier sessions."""
+    stop: StopRequest = field(default_factory=StopRequest)
+    """Whether the run was asked to end early."""
 
 
-def train(session: Session) -> None:
-    """Trains from `state.step` to the session's last step, evaluating, logging and saving on the way."""
+def train(session: Session) -> bool:
+    """Trains from `state.step` to the session's last step, evaluating, logging and saving on the way.
+
+    Returns:
+        Whether the session's last step was reached; False if it was asked to stop, and has saved.
+    """
     merged, engine, state = session.merged, session.engine, session.state
     run, last_step = merged.run, merged.last_step
     window = _Window()
@@ -78,15 +86,22 @@ def train(session: Session) -> None:
         session.progress.step(step)
         if _num_updates(engine) > num_updates:
             session.monitor.update(step)
+        was_asked = session.stop.is_agreed() and step < last_step
+        if was_asked:
+            last_step = step
         if _is_due(step, run.train.log_every, last_step) or step == 1:
             log(session, losses, learning_rate, window)
+        if was_asked:  # first of all, because whoever asks may not wait long
+            save_finite(session, losses)
         if _is_due(step, run.train.eval_every, merged.steps):
             held_out(session)
             window.begin(state)
+        if was_asked:
+            return False
         if _is_due(step, run.checkpoint.save_every, last_step):
-            require_finite(session, losses)
-            save(session)
+            save_finite(session, losses)
             window.begin(state)
+    return True
 
 
 def train_step(session: Session) -> Tensor:
@@ -97,14 +112,21 @@ def train_step(session: Session) -> Tensor:
         over the ranks are the losses of the global batch.
     """
     engine = session.engine
+    mark("reading a batch", step=session.state.step + 1)
     micro_batches = list(itertools.islice(session.batches, engine.gradient_accumulation_steps()))
     # One divisor for all of the step, so that the gradient does not depend on how the step is cut into batches.
     num_labelled = sum(int((batch["labels"] != UNLABELLED).sum()) for batch, _ in micro_batches)
-    divisor = sum_on_device([num_labelled])[0].clamp(min=1).float() / (len(micro_batches) * world_size())
+    mark("before the first forward pass")
+    sums = sum_on_device([num_labelled, session.stop.wanted])
+    session.stop.share(sums[1:])
+    divisor = sums[0].clamp(min=1).float() / (len(micro_batches) * world_size())
     losses = []
     for batch, _ in micro_batches:
+        mark("forward")
         out = engine(**{name: tensor.to(engine.device) for name, tensor in batch.items()}, mlm_divisor=divisor)
+        mark("backward")
         engine.backward(out.loss)
+        mark("optimizer step")
         engine.step()
         losses.append(torch.stack([out.loss.detach(), out.mlm_loss, out.nsp_loss]).float())
     session.state.loader = micro_batches[-1][1].to_dict()
@@ -143,6 +165,7 @@ def held_out(session: Session) -> None:
         UserError: the loss is not finite; on every rank.
     """
     merged = session.merged
+    mark("evaluating", step=session.state.step)
     losses = evaluate(
         session.engine,
         session.heldout,
@@ -156,6 +179,13 @@ def held_out(session: Session) -> None:
         )
     session.monitor.heldout(session.state.step, losses)
     session.progress.heldout(session.state.step, losses)
+
+
+def save_finite(session: Session, losses: Tensor) -> None:
+    """Saves a checkpoint, unless the step's losses are not finite. Every rank must call it."""
+    require_finite(session, losses)
+    mark("saving", step=session.state.step)
+    save(session)
 
 
 def save(session: Session) -> None:

@@ -16,7 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dsparse.engine.activity import mark
 from dsparse.engine.builds import use_compiled_ops
+from dsparse.engine.watchdog import watch_ranks
 from dsparse.engine.world import (
     barrier,
     close_world,
@@ -37,14 +39,17 @@ from dsparse.train.deepspeed_config import MergedRun, merge
 from dsparse.train.deepspeed_json import read_json
 from dsparse.train.host import tune_host
 from dsparse.train.plan import Plan, check, parameter_groups
+from dsparse.train.stop import StopSignals
+from dsparse.train.streams import output_may_lose_its_reader
 
 _SECONDS_FOR_THE_FIRST_RANK = 10.0
 _SECONDS_FOR_A_NETWORK_DRIVE = 3.0
-_INTERRUPTED = 130  # what a shell says of a process that Ctrl-C ended
+_START_MAY_TAKE_S = 1800.0  # compiling, and reading a large checkpoint
+_COLLECTIVES_LATER_S = 30.0  # than the watchdog, who can say why
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The program behind `launch/pretrain.py`; exits with 2 after a user error and with 130 when interrupted."""
+    """The program behind `launch/pretrain.py`; exits with 2 after a user error, with 0 when asked to stop."""
     argv = sys.argv[1:] if argv is None else argv
     with exit_on_user_error("--debug" in argv), _one_voice():
         with _silent_unless_first():
@@ -54,12 +59,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             with _silent_unless_first():
                 print(describe(merged), end="")
             return
-        try:
-            pretrain(merged)
-        except KeyboardInterrupt:
-            if launched_rank() == 0:
-                print(farewell(merged.output), file=sys.stderr, flush=True)
-            sys.exit(_INTERRUPTED)
+        with (
+            output_may_lose_its_reader(),
+            StopSignals(lambda: farewell(merged.output) if launched_rank() == 0 else None) as signals,
+            _lost_workers_in_one_line(),
+        ):
+            pretrain(merged, signals)
 
 
 def load_run(run: RunConfig) -> MergedRun:
@@ -69,16 +74,22 @@ def load_run(run: RunConfig) -> MergedRun:
     return merge(run, read_json(json_path), json_path=json_path, world_size=launched_world_size())
 
 
-def pretrain(merged: MergedRun) -> None:
-    """Trains, or goes on training, until the run's last step; a finished run is only summed up again."""
+def pretrain(merged: MergedRun, signals: StopSignals) -> None:
+    """Trains, or goes on training, until the run's last step or until asked to stop.
+
+    A finished run is only summed up again.
+    """
     t0_s = time.perf_counter()
     use_compiled_ops()
     host = tune_host(launched_local_size())
     plan = check(merged)
     set_deepspeed_log_level(merged.run.monitor.log_level)
-    init_world()
+    timeout_s = merged.run.train.timeout_s
+    init_world(timeout_s + _COLLECTIVES_LATER_S)
+    mark("starting", step=0, may_take_s=_START_MAY_TAKE_S)
     try:
-        _train(merged, plan, host, t0_s)
+        with watch_ranks(rank(), launched_world_size(), timeout_s):
+            _train(merged, plan, host, t0_s, signals)
     finally:
         close_world()
 
@@ -97,14 +108,17 @@ def describe(merged: MergedRun) -> str:
 
 
 def farewell(output: Path) -> str:
-    """What an interrupted run says last."""
+    """What a run says that was ended before it trained."""
     latest = output / CHECKPOINTS / "latest"
     if not latest.is_file():
-        return f"interrupted before the first checkpoint of {output}"
-    return f"interrupted; go on from {latest.read_text().strip()} with the same command and --checkpoint.resume auto"
+        return f"interrupted before the first step of {output}: nothing to save"
+    return (
+        f"interrupted before a step; go on from {latest.read_text().strip()} with the same command and "
+        "--checkpoint.resume auto"
+    )
 
 
-def _train(merged: MergedRun, plan: Plan, host: str, t0_s: float) -> None:
+def _train(merged: MergedRun, plan: Plan, host: str, t0_s: float, signals: StopSignals) -> None:
     from dsparse.train.events import event_files
     from dsparse.train.loop import train
     from dsparse.train.output import continue_record, held
@@ -128,8 +142,17 @@ def _train(merged: MergedRun, plan: Plan, host: str, t0_s: float) -> None:
         _require_own_record(output)
         with session.progress:
             _greet(session, merged, plan, host)
-            train(session)
-        if rank() == 0:
+            session.stop = signals.request
+            signals.begin_training()
+            is_done = train(session)
+            if not is_done:
+                signals.saved()
+                session.progress.say(
+                    f"stopped after step {session.state.step} of {merged.steps}, as asked, and saved; go on with the "
+                    "same command and --checkpoint.resume auto"
+                )
+        mark("summing up")
+        if rank() == 0 and is_done:
             print(write_report(output), flush=True)
 
 
@@ -244,6 +267,22 @@ def _errors_in_one_line(expected: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise UserError(f"Expected {expected}. Got: {type(error).__name__}: {error} (--debug shows where)") from error
+
+
+@contextlib.contextmanager
+def _lost_workers_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        from dsparse.data.workers import find_lost_worker
+
+        lost = find_lost_worker(error)
+        if lost is None:
+            raise
+        raise UserError(
+            f"Expected the processes of data.num_workers to live. Got: {lost}. Out of memory? Go on from the last "
+            "checkpoint with --checkpoint.resume auto."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -171,19 +171,34 @@ def test_two_runs_do_not_share_an_output(lab: Lab) -> None:
     assert list((lab.root / "held").iterdir()) == []
 
 
-def test_interrupted_it_says_how_to_go_on(lab: Lab) -> None:
+def test_interrupted_it_saves_and_says_how_to_go_on(lab: Lab) -> None:
     process = lab.start("interrupted", ranks=1)
     try:
-        while not (lab.root / "interrupted/checkpoints/latest").is_file():
+        while not any(row["step"] >= 2 for row in read_rows(lab.root / "interrupted")):
             assert process.poll() is None, process.communicate()
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    assert "stopped after step" in out and "go on with the same command and --checkpoint.resume auto" in out
+
+
+def test_interrupted_before_the_first_step_it_leaves_nothing(lab: Lab) -> None:
+    process = lab.start("too_early", ranks=1)
+    try:
+        while not (lab.root / "too_early").exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.005)
+        process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130, err
-    assert "Traceback" not in err
-    assert "interrupted; go on from step" in err and "--checkpoint.resume auto" in err
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert err.count("\n") == 1 and "interrupted before the first step" in err
+    assert not (lab.root / "too_early").exists()
 
 
 def test_a_finished_run_is_only_summed_up_again(lab: Lab, straight: tuple[Path, str]) -> None:
