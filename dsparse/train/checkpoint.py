@@ -30,8 +30,8 @@ _RECORD_KEY = "dsparse_record"
 # What may differ between the two halves of a run without making it another run.
 _FREE = (
     "run.deepspeed_config", "run.output", "run.data.store", "run.data.num_workers", "run.train.stop_at_step",
-    "run.train.log_every", "run.train.eval_every", "run.train.eval_samples", "run.train.timeout_s", "run.checkpoint",
-    "run.monitor", "deepspeed.tensorboard", "deepspeed.checkpoint",
+    "run.train.log_every", "run.train.eval_every", "run.train.eval_samples", "run.train.timeout_s",
+    "run.train.max_skipped_steps", "run.checkpoint", "run.monitor", "deepspeed.tensorboard", "deepspeed.checkpoint",
     # How a global batch and the state are cut over the ranks: the order of additions, and nothing else.
     "world_size", "run.train.micro_batch_size", "deepspeed.train_micro_batch_size_per_gpu",
     "deepspeed.gradient_accumulation_steps", "deepspeed.zero_optimization", "deepspeed.zero_allow_untested_optimizer",

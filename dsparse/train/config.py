@@ -71,6 +71,8 @@ class TrainConfig:
     """Optimizer steps between two evaluations on held-out text; 0 evaluates at start and end alone."""
     eval_samples: int = 512
     """Held-out sequences per evaluation, over all ranks; fewer if the store has fewer."""
+    max_skipped_steps: int = 25
+    """How many steps in a row may go unapplied, because a loss or a gradient was not finite, before the run stops."""
     timeout_s: float = 600.0
     """Seconds without a sign of life or without progress after which a rank is given up, and the run ended on all."""
 
@@ -141,6 +143,7 @@ class RunConfig:
             ("train.log_every", self.train.log_every, 1, None),
             ("train.eval_every", self.train.eval_every, 0, None),
             ("train.eval_samples", self.train.eval_samples, 1, None),
+            ("train.max_skipped_steps", self.train.max_skipped_steps, 1, None),
             ("train.timeout_s", self.train.timeout_s, 2.0, 604_800.0),
             ("checkpoint.save_every", self.checkpoint.save_every, 0, None),
             ("checkpoint.keep", self.checkpoint.keep, 0, None),

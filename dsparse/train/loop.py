@@ -34,6 +34,7 @@ from dsparse.train.evaluate import evaluate
 from dsparse.train.host import peak_device_memory_gib, peak_memory_gib
 from dsparse.train.monitor import Monitor, mean_of_blocks
 from dsparse.train.progress import Progress
+from dsparse.train.skips import SkippedSteps, or_none
 from dsparse.train.stop import StopRequest
 
 Batches = Iterator[tuple[dict[str, Tensor], LoaderState]]
@@ -57,6 +58,8 @@ class Session:
     """Of which run its checkpoints are."""
     t0_s: float
     """When this session began, on the clock of `time.perf_counter`, less the seconds of earlier sessions."""
+    skips: SkippedSteps
+    """Steps that were not applied."""
     stop: StopRequest = field(default_factory=StopRequest)
     """Whether the run was asked to end early."""
 
@@ -84,6 +87,7 @@ def train(session: Session) -> bool:
         state.num_tokens += merged.global_batch_size * merged.seq_length
         state.flops += session.cost.of_step(engine)
         session.progress.step(step)
+        count_skipped(session, losses)
         if _num_updates(engine) > num_updates:
             session.monitor.update(step)
         was_asked = session.stop.is_agreed() and step < last_step
@@ -92,14 +96,14 @@ def train(session: Session) -> bool:
         if _is_due(step, run.train.log_every, last_step) or step == 1:
             log(session, losses, learning_rate, window)
         if was_asked:  # first of all, because whoever asks may not wait long
-            save_finite(session, losses)
+            save(session)
         if _is_due(step, run.train.eval_every, merged.steps):
             held_out(session)
             window.begin(state)
         if was_asked:
             return False
-        if _is_due(step, run.checkpoint.save_every, last_step):
-            save_finite(session, losses)
+        if _is_due(step, run.checkpoint.save_every, last_step) and (step == last_step or not session.skips.in_a_row):
+            save(session)
             window.begin(state)
     return True
 
@@ -133,6 +137,20 @@ def train_step(session: Session) -> Tensor:
     return torch.stack(losses).mean(0)
 
 
+def count_skipped(session: Session, losses: Tensor) -> None:
+    """Says, and counts, a step that the engine did not apply; the same on every rank.
+
+    Raises:
+        UserError: there were too many in a row.
+    """
+    if session.engine.was_step_applied():
+        session.skips.applied()
+        return
+    norm = session.engine.get_global_grad_norm()
+    loss = mean_over_ranks(losses.double().tolist())[0]
+    session.skips.skipped(session.state.step, loss=loss, gradient_norm=None if norm is None else float(norm))
+
+
 def seed_step(seed: int, *, step: int, rank: int) -> None:
     """Seeds torch for one optimizer step on one rank: dropout becomes a function of (seed, step, rank).
 
@@ -141,21 +159,6 @@ def seed_step(seed: int, *, step: int, rank: int) -> None:
     """
     digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()
     torch.manual_seed(int.from_bytes(digest, "little"))
-
-
-def require_finite(session: Session, losses: Tensor) -> list[float]:
-    """The step's losses over all ranks, total, MLM and NSP.
-
-    Raises:
-        UserError: the total is not finite; on every rank.
-    """
-    means = mean_over_ranks(losses.double().tolist())
-    if not math.isfinite(means[0]):
-        raise UserError(
-            f"Expected a finite loss. Got {means[0]} at step {session.state.step}: lower train.learning_rate or "
-            "lengthen train.warmup_steps."
-        )
-    return means
 
 
 def held_out(session: Session) -> None:
@@ -181,13 +184,6 @@ def held_out(session: Session) -> None:
     session.progress.heldout(session.state.step, losses)
 
 
-def save_finite(session: Session, losses: Tensor) -> None:
-    """Saves a checkpoint, unless the step's losses are not finite. Every rank must call it."""
-    require_finite(session, losses)
-    mark("saving", step=session.state.step)
-    save(session)
-
-
 def save(session: Session) -> None:
     """Saves a checkpoint under OUTPUT/checkpoints and removes those that need not be kept. Every rank must call it.
 
@@ -195,6 +191,7 @@ def save(session: Session) -> None:
         UserError: it cannot be written; on every rank, and the one before it is as it was.
     """
     state, keep = session.state, session.merged.run.checkpoint
+    mark("saving", step=state.step)
     state.wall_s = mean_over_ranks([time.perf_counter() - session.t0_s])[0]
     root, tag = session.merged.output / CHECKPOINTS, f"step{state.step}"
     client_state = state.to_client_state() | session.record.to_client_state()
@@ -212,13 +209,9 @@ def save(session: Session) -> None:
 
 
 def log(session: Session, losses: Tensor, learning_rate: float, window: _Window) -> None:
-    """One row of metrics: this step's losses over all ranks, and speed since the last row.
-
-    Raises:
-        UserError: the loss is not finite; on every rank.
-    """
+    """One row of metrics: this step's losses over all ranks, None where not finite, and speed since the last row."""
     engine, state = session.engine, session.state
-    loss, mlm_loss, nsp_loss = require_finite(session, losses)
+    loss, mlm_loss, nsp_loss = map(or_none, mean_over_ranks(losses.double().tolist()))
     seconds, num_tokens, flops = window.lap(state)
     norm = engine.get_global_grad_norm()
     patterns = getattr(engine, "patterns", {})
@@ -227,7 +220,7 @@ def log(session: Session, losses: Tensor, learning_rate: float, window: _Window)
         "mlm_loss": mlm_loss,
         "nsp_loss": nsp_loss,
         "learning_rate": learning_rate,
-        "gradient_norm": None if norm is None else float(norm),
+        "gradient_norm": None if norm is None else or_none(float(norm)),
         "tokens_per_s": num_tokens / seconds,
         "flops_per_s": flops / seconds,
         "num_tokens": state.num_tokens,

@@ -7,7 +7,6 @@ one rank says it, in one line.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import sys
 import time
@@ -29,21 +28,20 @@ from dsparse.engine.world import (
     launched_world_size,
     rank,
     set_deepspeed_log_level,
-    sum_over_ranks,
 )
 from dsparse.errors import SparsityError, UserError, exit_on_user_error
-from dsparse.train.checkpoint import CHECKPOINTS, LAST_GOOD, RECORD, RunState
+from dsparse.train.checkpoint import CHECKPOINTS, LAST_GOOD, RunState
 from dsparse.train.command_line import parse_command_line
 from dsparse.train.config import RunConfig, find_input
 from dsparse.train.deepspeed_config import MergedRun, merge
 from dsparse.train.deepspeed_json import read_json
 from dsparse.train.host import tune_host
+from dsparse.train.nodes import is_storage_apart, require_own_record, require_same_checkpoint
 from dsparse.train.plan import Plan, check, parameter_groups
 from dsparse.train.stop import StopSignals
 from dsparse.train.streams import output_may_lose_its_reader
 
 _SECONDS_FOR_THE_FIRST_RANK = 10.0
-_SECONDS_FOR_A_NETWORK_DRIVE = 3.0
 _START_MAY_TAKE_S = 1800.0  # compiling, and reading a large checkpoint
 _COLLECTIVES_LATER_S = 30.0  # than the watchdog, who can say why
 
@@ -127,10 +125,10 @@ def _train(merged: MergedRun, plan: Plan, host: str, t0_s: float, signals: StopS
 
     output = merged.output
     if merged.run.checkpoint.resume == LAST_GOOD:
-        plan = replace(plan, checkpoint=find_last_good(output, node_local=_is_storage_apart(merged)))
-    _require_same_checkpoint(plan)
+        plan = replace(plan, checkpoint=find_last_good(output, node_local=is_storage_apart(merged)))
+    require_same_checkpoint(plan)
     # Nodes with disks of their own each hold their part of the run, and what says whose part it is.
-    keeps = (launched_local_rank() if _is_storage_apart(merged) else rank()) == 0
+    keeps = (launched_local_rank() if is_storage_apart(merged) else rank()) == 0
     with held(output) if keeps else contextlib.nullcontext():
         old_events = event_files(output / "tensorboard")
         session = _begin(merged, plan, t0_s)
@@ -139,7 +137,7 @@ def _train(merged: MergedRun, plan: Plan, host: str, t0_s: float, signals: StopS
                 output, plan.record, checkpoint=plan.checkpoint, step=session.state.step, old_events=old_events
             )
         barrier()
-        _require_own_record(output)
+        require_own_record(output)
         with session.progress:
             _greet(session, merged, plan, host)
             session.stop = signals.request
@@ -156,42 +154,6 @@ def _train(merged: MergedRun, plan: Plan, host: str, t0_s: float, signals: StopS
             print(write_report(output), flush=True)
 
 
-def _is_storage_apart(merged: MergedRun) -> bool:
-    """Whether each node writes checkpoints to a disk of its own (DeepSpeed's setting)."""
-    return bool(merged.deepspeed.get("checkpoint", {}).get("use_node_local_storage", False))
-
-
-def _require_same_checkpoint(plan: Plan) -> None:
-    """Raises UserError on every rank unless all go on from a checkpoint of the same name, or all begin anew."""
-    found = "none" if plan.checkpoint is None else plan.checkpoint.name
-    # 40 bits: the sum over thousands of ranks is still exact in float64.
-    digest = int.from_bytes(hashlib.blake2b(found.encode(), digest_size=5).digest(), "little")
-    is_odd = sum_over_ranks([digest])[0] != digest * launched_world_size()
-    if sum_over_ranks([is_odd])[0] > 0:
-        raise UserError(
-            f"Expected to find the same checkpoint on every rank. Got {found} on rank {rank()} and another on others: "
-            "name one that all nodes have by --checkpoint.resume, or copy the missing files from node to node."
-        )
-
-
-def _require_own_record(output: Path) -> None:
-    """Raises UserError on every rank unless each sees the record in OUTPUT that rank 0, or its node's first, has begun.
-
-    A node that does not would write its part of every checkpoint where no other finds it. A folder is read, not a name
-    looked up: a network drive answers a look-up from memory, and the answer may be older than the file.
-    """
-    deadline_s = time.monotonic() + _SECONDS_FOR_A_NETWORK_DRIVE
-    while not (sees := output.is_dir() and RECORD in os.listdir(output)) and time.monotonic() < deadline_s:
-        time.sleep(0.1)
-    num_blind = round(sum_over_ranks([not sees])[0])
-    if num_blind:
-        raise UserError(
-            f"Expected an --output that every node sees. Got {output}, where {num_blind} of {launched_world_size()} "
-            "ranks do not find the run: choose a folder on storage that all share, or let each node keep its own part "
-            'by "checkpoint": {"use_node_local_storage": true} in the DeepSpeed JSON.'
-        )
-
-
 def _begin(merged: MergedRun, plan: Plan, t0_s: float) -> Any:
     """The engine as it was when the run stopped, and what goes with it: a `loop.Session`."""
     import dsparse
@@ -201,6 +163,7 @@ def _begin(merged: MergedRun, plan: Plan, t0_s: float) -> Any:
     from dsparse.train.loop import Session
     from dsparse.train.monitor import Monitor
     from dsparse.train.progress import Progress
+    from dsparse.train.skips import SkippedSteps
 
     run = merged.run
     cost = EncoderCost.of_bert(
@@ -230,6 +193,7 @@ def _begin(merged: MergedRun, plan: Plan, t0_s: float) -> Any:
         num_workers=run.data.num_workers,
         state=None if state.loader is None else LoaderState.from_dict(state.loader),
     )
+    progress = Progress(speaks=rank() == 0, first_step=state.step, last_step=merged.last_step)
     return Session(
         merged=merged,
         engine=engine,
@@ -239,7 +203,8 @@ def _begin(merged: MergedRun, plan: Plan, t0_s: float) -> Any:
         state=state,
         monitor=Monitor(engine, merged.output, pattern_every=run.monitor.pattern_every),
         record=plan.record,
-        progress=Progress(speaks=rank() == 0, first_step=state.step, last_step=merged.last_step),
+        progress=progress,
+        skips=SkippedSteps(run.train.max_skipped_steps, merged.output / CHECKPOINTS, progress.say),
         t0_s=t0_s - state.wall_s,
     )
 

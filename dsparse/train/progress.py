@@ -87,8 +87,8 @@ def _bar() -> Any:
 
 def _text_of(row: Mapping[str, Any]) -> str:
     parts = [
-        f"loss {row['loss']:.4f}",
-        f"MLM {row['mlm_loss']:.4f}",
+        f"loss {_number(row['loss'])}",
+        f"MLM {_number(row['mlm_loss'])}",
         f"lr {row['learning_rate']:.2e}",
         f"{row['tokens_per_s']:,.0f} tokens/s",
     ]
@@ -97,6 +97,10 @@ def _text_of(row: Mapping[str, Any]) -> str:
         parts.append(f"DOF {row['dof_covered']:.1%}")
         parts.append(f"{row['num_updates']} updates")
     return "  ".join(parts)
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4f}"
 
 
 def _clock(seconds: float) -> str:

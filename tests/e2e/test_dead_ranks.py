@@ -18,8 +18,8 @@ import pytest
 from dsparse.engine.watchdog import EXIT_CODE
 from dsparse.train.config import CHECKOUT
 from tests.data.store_fixture import make_small_store
+from tests.e2e.lab import find_free_port
 from tests.e2e.launches import Launch, Launches
-from tests.e2e.test_pretrain import find_free_port
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

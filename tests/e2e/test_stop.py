@@ -17,8 +17,8 @@ import pytest
 from dsparse.train.launcher import is_gone
 from dsparse.train.stop import SAME_REQUEST_S
 from tests.data.store_fixture import make_small_store
+from tests.e2e.lab import assert_same_end, find_free_port, results
 from tests.e2e.launches import START_S, Launch, Launches
-from tests.e2e.test_pretrain import assert_same_end, find_free_port, results
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
