@@ -24,8 +24,9 @@ from tests.e2e.launches import Launch, Launches
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 TIMEOUT_S = 6
-# A stopped process takes no signal but SIGKILL, which DeepSpeed's launcher sends 30 s after its SIGTERM.
-MARGIN_S, LAUNCHER_KILLS_S = 10.0, 32.0
+# For the verdict, the launcher's look once a second, and a busy machine. A stopped process takes no signal but SIGKILL,
+# which DeepSpeed's launcher sends 30 s after its SIGTERM.
+MARGIN_S, LAUNCHER_KILLS_S = 20.0, 32.0
 SAVE_EVERY = 4
 # The launcher's code is that of the rank it finds first: of the killed one, as a shell sees -9, or of one that gave up.
 KILLED = (256 - signal.SIGKILL, EXIT_CODE)
@@ -134,7 +135,7 @@ def test_a_run_that_is_suspended_as_a_whole_goes_on(launches: Launches) -> None:
     launch.wait_for_step(launch.last_step() + 10)
     time.sleep(2)  # in which a verdict would come
     ranks[0].terminate()
-    assert launch.end(MARGIN_S) == 0, launch.said()
+    assert launch.end(60) == 0, launch.said()
     assert launch.errors() == []
 
 
@@ -143,7 +144,7 @@ def test_a_rank_that_lost_a_worker_says_so_through_the_others(launches: Launches
     launch = start(launches, "one")
     (worker,) = launch.rank(1).children()
     worker.kill()
-    assert launch.end(MARGIN_S + 10) in (2, EXIT_CODE), launch.said()
+    assert launch.end(MARGIN_S) in (2, EXIT_CODE), launch.said()
     assert any(f"DataLoader worker (pid {worker.pid}) is killed" in line for line in launch.errors())
     assert "Traceback" not in launch.said()
 
