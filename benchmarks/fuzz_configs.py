@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(sys.prefix, "torch_extensions"))
 
-from benchmarks.fuzz.examples import Example, drawn
+from benchmarks.fuzz.examples import drawn
 from benchmarks.fuzz.judge import FINDING, Judge, Verdict
 from tests.data.store_fixture import make_small_store
 
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0, help="another number draws other examples")
     arguments = parser.parse_args()
-    seen: list[tuple[Example, Verdict]] = []
+    seen: list[Verdict] = []
     t0_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="dsparse_fuzz_") as workplace:
         store = make_small_store(Path(workplace) / "made")
@@ -41,19 +41,16 @@ def main() -> None:
                 run_all(judge, arguments.examples, arguments.seed, seen)
             except KeyboardInterrupt:
                 print("interrupted", file=sys.stderr)
-    findings = [(example, verdict) for example, verdict in seen if verdict.kind == FINDING]
-    for number, (example, verdict) in enumerate(findings, 1):
-        print(f"--- finding {number}\n{example.shown()}\n{verdict.detail}\n")
     print(f"seed {arguments.seed}, {len(seen)} examples, {time.monotonic() - t0_s:.0f} s\n")
-    print(table([verdict for _, verdict in seen]))
-    sys.exit(bool(findings))
+    print(table(seen))
+    sys.exit(any(verdict.kind == FINDING for verdict in seen))
 
 
-def run_all(judge: Judge, num_examples: int, number: int, seen: list[tuple[Example, Verdict]]) -> None:
+def run_all(judge: Judge, num_examples: int, number: int, seen: list[Verdict]) -> None:
     """Draws and runs the examples one after another, appending to `seen`."""
     for example in itertools.islice(drawn(number), num_examples):
         verdict = judge.judge(example)
-        seen.append((example, verdict))
+        seen.append(verdict)
         words = (
             f"[{len(seen)}/{num_examples}] {verdict.seconds:.1f} s {verdict.kind}: {' '.join(verdict.detail.split())}"
         )

@@ -7,6 +7,7 @@ flag says so. It reads a store at `../store` and is started in a folder of its o
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,30 +50,33 @@ class Example:
 
 
 def drawn(number: int) -> Iterator[Example]:
-    """Examples without end, no two the same; a function of the number.
-
-    Hypothesis follows each example by variations of it, which are nearly all refused for the same reason. So it is
-    asked for one at a time, the one after its simplest.
-    """
+    """Examples without end, no two the same; a function of the number."""
     seen: set[Example] = set()
-    run = 0
-    while True:
-        found: list[Example] = []
+    for turn in itertools.count():
+        example = _draw_one(f"{number}/{turn}")
+        if example not in seen:
+            seen.add(example)
+            yield example
 
-        @seed(f"{number}/{run}")
-        @settings(
-            max_examples=2, database=None, deadline=None, phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )  # fmt: skip
-        @given(examples())
-        def keep(example: Example, found: list[Example] = found) -> None:
-            found.append(example)
 
-        keep()
-        run += 1
-        if found[-1] not in seen:
-            seen.add(found[-1])
-            yield found[-1]
+def _draw_one(key: str) -> Example:
+    """Hypothesis follows each example by variations of it, nearly all refused for one reason; so one is drawn alone."""
+    found: list[Example] = []
+
+    @seed(key)
+    @settings(
+        max_examples=2,  # the first is always the simplest
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(examples())
+    def keep(example: Example) -> None:
+        found.append(example)
+
+    keep()
+    return found[-1]
 
 
 @st.composite

@@ -31,6 +31,7 @@ _POLL_S = 0.01
 def serve() -> None:
     """Answers until stdin ends."""
     _import_everything()
+    _build_ops()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     print(json.dumps({"is_ready": True}), file=answers, flush=True)
@@ -132,6 +133,21 @@ def _import_everything() -> None:
     import dsparse.train.pictures
     import dsparse.train.pretrain
     import dsparse.train.report  # noqa: F401
+
+
+def _build_ops() -> None:
+    """Has DeepSpeed compile what it may need: an example that is ended while it builds would leave its lock behind."""
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+        return
+    try:
+        from deepspeed.accelerator import get_accelerator
+
+        for name in ("CPUAdamBuilder", "FusedAdamBuilder", "ShareMemCommBuilder"):
+            get_accelerator().create_op_builder(name).load(verbose=False)
+    finally:
+        os._exit(0)
 
 
 def _free_port() -> int:
