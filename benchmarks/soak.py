@@ -2,9 +2,9 @@
 
 Two ranks train a small sparse network under ZeRO. Printed are memory and step time by quarters of the run, updates, and
 verifications of the invariant. Memory is the mean of each quarter, of all that a rank holds (RSS) and of its share of
-what is no file (anonymous PSS, where Linux tells it): what leaks is there, and libraries are not. The first tenth of the
-run, in which caches fill, counts for none. The exit code is 1 when the last quarter holds over 2 % more than the first
-in either, when the invariant breaks, or when updates are missing.
+what is no file (anonymous PSS, where Linux tells it): what leaks is there, and libraries are not. The first tenth of
+the run, in which caches fill, counts for none. The exit code is 1 when the last quarter holds over 2 % more than the
+first in either, when the invariant breaks, or when updates are missing.
 """
 
 from __future__ import annotations
