@@ -51,10 +51,10 @@ def run_all(judge: Judge, num_examples: int, number: int, seen: list[Verdict]) -
     for example in itertools.islice(drawn(number), num_examples):
         verdict = judge.judge(example)
         seen.append(verdict)
-        words = (
-            f"[{len(seen)}/{num_examples}] {verdict.seconds:.1f} s {verdict.kind}: {' '.join(verdict.detail.split())}"
-        )
-        print(words[:200], file=sys.stderr, flush=True)
+        words = f"[{len(seen)}/{num_examples}] {verdict.seconds:.1f} s {verdict.kind}: {verdict.detail}"
+        print(" ".join(words.split())[:200], file=sys.stderr, flush=True)
+        if verdict.kind == FINDING:
+            print(f"--- finding\n{example.shown()}\n{verdict.detail}\n", flush=True)
 
 
 def table(verdicts: list[Verdict]) -> str:

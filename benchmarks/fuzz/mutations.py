@@ -39,10 +39,11 @@ def _nested(depth: int) -> Any:
 
 
 ODD_VALUES: list[Any] = [
-    None, True, False, 0, 1, -1, 2, 3, 0.5, -0.0, 1e-320, 1e308, -1e308, float("nan"), float("inf"), float("-inf"),
-    2**31, 2**63, 2**64, -(2**63), 10**400, 32.5, 2.0, "", " ", "auto", "AUTO", "2", "0.9", "nan", "1e3", "null",
-    "true", "٣", "x" * 5000, "a\nb", "a\x00b", "\x1b[31mred", "\u202eabc", "\ud800", "😀", "re:(", "re:", "%s", "{}",
-    "cpu", "nvme", [], [[]], [1, 2], ["a"], [None], [""], {}, {"a": {}}, {"": None}, {"enabled": True}, _nested(40),
+    None, True, False, 0, 1, -1, 2, 3, 48, 256, 0.5, -0.0, 1e-320, 1e308, -1e308, float("nan"), float("inf"),
+    float("-inf"), 2**31, 2**63, 2**64, -(2**63), 10**400, 32.5, 2.0, "", " ", "auto", "AUTO", "2", "0.9", "nan",
+    "1e3", "null", "true", "٣", "x" * 5000, "a\nb", "a\x00b", "\x1b[31mred", "\u202eabc", "\ud800", "😀", "re:(",
+    "re:", "%s", "{}", "cpu", "nvme", [], [[]], [1, 2], ["a"], [None], [""], {}, {"a": {}}, {"": None},
+    {"enabled": True}, _nested(40),
 ]  # fmt: skip
 
 
