@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_MAX_LINE_LENGTH = 1000
+
 
 class UserError(ValueError):
     """Bad input: the message says what is wrong, where, and what to do, in one line."""
@@ -31,8 +33,16 @@ def exit_on_user_error(debug: bool = False) -> Iterator[None]:
             where = f" at {error.filename}" if error.filename else ""
             message = f"Expected files to be read and written. Got: {error.strerror or error}{where}."
         # One line, whatever the message was built from.
-        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        print(f"error: {_shortened(' '.join(message.split()))}", file=sys.stderr, flush=True)
         sys.exit(2)
+
+
+def _shortened(line: str) -> str:
+    """A line that quotes a whole file, or a word without end, with its middle left out."""
+    if len(line) <= _MAX_LINE_LENGTH:
+        return line
+    half = _MAX_LINE_LENGTH // 2
+    return f"{line[:half]} [… {len(line) - 2 * half} characters …] {line[-half:]}"
 
 
 class SparsityError(RuntimeError):

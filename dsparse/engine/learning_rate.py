@@ -48,7 +48,9 @@ def apply_learning_rate_rule(
             f'Expected no "lr" in a parameter group for learning_rate_rule "paper". Got one; multiply it by '
             f'{factor:.4g} yourself and set the rule to "none".'
         )
-    rates = [("optimizer", optimizer, "lr"), *([("scheduler", scheduler, "warmup_max_lr")] if scheduler else [])]
+    rates = [("optimizer", optimizer, "lr")]
+    if scheduler and scheduler["type"] != "WarmupCosineLR":  # which scales the optimizer's own rate
+        rates.append(("scheduler", scheduler, "warmup_max_lr"))
     for section, owner, key in rates:
         rate = owner.get("params", {}).get(key)
         if isinstance(rate, bool) or not isinstance(rate, int | float):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from dsparse.errors import UserError
 from dsparse.train.config import RunConfig, find_input
+from dsparse.train.run_yaml import require_plain_yaml
 
 _DESCRIPTION = """Pre-trains a dynamically sparse BERT on masked words and next sentences (arXiv 2108.06277).
 
@@ -44,17 +46,27 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
     Raises:
         UserError: an unknown key or flag, a value of the wrong type, a file that is missing or no YAML.
     """
-    from argparse import ArgumentError
-
     parser = _parser()
     argv = _with_shipped_configs(argv)
     try:
+        for path in _config_files(argv):
+            require_plain_yaml(Path(path))
         parsed = parser.parse_args(argv)
-    except (ArgumentError, TypeError) as error:
-        raise UserError(_one_line(str(error), argv)) from error
-    made = parser.instantiate(parsed)
+        _require_groups(parsed)
+        made = parser.instantiate(parsed)
+    except UserError:
+        raise
+    except Exception as error:  # what jsonargparse and PyYAML raise of odd words is of many classes, and none of ours
+        raise UserError(_one_line(str(error) or type(error).__name__, argv)) from error
     run = RunConfig(**{f.name: getattr(made, f.name) for f in fields(RunConfig)})
     return CommandLine(run=run, debug=made.debug, print_config=made.show_config)
+
+
+def _require_groups(parsed: Any) -> None:
+    """Raises UserError where a value stands in the place of a group of keys, which jsonargparse lets through."""
+    for one in fields(RunConfig):
+        if is_dataclass(one.default_factory) and isinstance(parsed[one.name], bool | int | float | str | list):
+            raise UserError(f"Expected keys and values at {one.name}. Got {parsed[one.name]!r}. {_keys_of(one.name)}")
 
 
 def _with_shipped_configs(argv: Sequence[str]) -> list[str]:
@@ -66,6 +78,11 @@ def _with_shipped_configs(argv: Sequence[str]) -> list[str]:
         elif index and words[index - 1] == "--config":
             words[index] = str(find_input(word))
     return words
+
+
+def _config_files(argv: Sequence[str]) -> list[str]:
+    files = [argv[i + 1] for i, word in enumerate(argv[:-1]) if word == "--config"]
+    return files + [word.split("=", 1)[1] for word in argv if word.startswith("--config=")]
 
 
 def _parser() -> Any:
@@ -119,9 +136,7 @@ def _one_line(message: str, argv: Sequence[str]) -> str:
         names = " or ".join("null" if name == "NoneType" else name for name in allowed)
         return f"Expected {wrong_type[1]} to be {names}. Got {wrong_type[2].strip()!r}"
     if "Problems parsing config" in message or "Unexpected config" in message:
-        files = [argv[i + 1] for i, word in enumerate(argv[:-1]) if word == "--config"]
-        files += [word.split("=", 1)[1] for word in argv if word.startswith("--config=")]
-        return f"Expected YAML in {' or '.join(files)}. {message}"
+        return f"Expected YAML in {' or '.join(_config_files(argv))}. {message}"
     unknown = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
     if unknown:
         return f"Unknown key {unknown[1]}.{unknown[2]}. {_keys_of(unknown[1])}"
@@ -130,7 +145,7 @@ def _one_line(message: str, argv: Sequence[str]) -> str:
         return f"Unknown key {unknown[1]}. {_keys_of('')}"
     if "unrecognized arguments" in message:
         return f"{message[0].upper()}{message[1:]}. The keys are listed by --help"
-    return message
+    return f"Expected keys and values as --help lists them. Got: {message}"
 
 
 def _keys_of(group: str) -> str:

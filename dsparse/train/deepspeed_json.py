@@ -48,7 +48,9 @@ def read_json(path: Path) -> Json:
         raise UserError(
             f"Expected JSON in {path}. Got a mistake at line {error.lineno}, column {error.colno}: {error.msg}."
         ) from error
-    except (UnicodeDecodeError, UserError) as error:
+    except RecursionError as error:
+        raise UserError(f"Expected JSON in {path}. Got objects or lists nested too deeply.") from error
+    except ValueError as error:  # bytes that are no UTF-8, a key given twice, a number of thousands of digits
         raise UserError(f"Expected JSON in {path}. {error}") from error
     if not isinstance(found, dict):
         raise UserError(f"Expected a JSON object in {path}. Got {type(found).__name__}.")

@@ -12,7 +12,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dsparse.errors import UserError
@@ -37,7 +37,7 @@ def held(output: Path) -> Iterator[None]:
     Raises:
         UserError: another process holds it, or it cannot be made.
     """
-    is_new = not output.exists()
+    made = [folder for folder in (output, *output.parents) if not folder.exists()]
     try:
         output.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(output, os.O_RDONLY)
@@ -47,8 +47,9 @@ def held(output: Path) -> Iterator[None]:
         _lock(descriptor, output)
         yield
     except BaseException:
-        if is_new and not (output / RECORD).exists():
+        if output in made and not (output / RECORD).exists():
             shutil.rmtree(output, ignore_errors=True)
+            _remove_empty(made[1:])
         raise
     finally:
         os.close(descriptor)
@@ -74,6 +75,13 @@ def continue_record(
     forget_rows_after(output, step)
     forget_events_after(old_events, step=step, samples_per_step=record.run["train"]["global_batch_size"])
     record.write(output)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Removes folders, the innermost first, as far as nobody has put anything into them meanwhile."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _lock(descriptor: int, output: Path) -> None:

@@ -408,15 +408,17 @@ def test_settings_without_effect_are_warned_of_on_one_rank(
     assert all(words is not None and words in message for message in first)
 
 
-def paper_rule_run() -> list[float]:
+def paper_rule_run(scheduler: str) -> list[float]:
     """Learning rates of the first steps under the paper's rule, and under none."""
     import dsparse
 
     rates = []
     for rule in ("paper", "none"):
         config = Cell(1, "fp32").config(sparsity=0.9, learning_rate_rule=rule)
-        params = {"warmup_max_lr": 1e-3, "warmup_num_steps": 1, "total_num_steps": 6, "warmup_type": "linear"}
-        config["scheduler"] = {"type": "WarmupDecayLR", "params": params}
+        params = {"warmup_num_steps": 1, "total_num_steps": 6, "warmup_type": "linear"}
+        if scheduler == "WarmupDecayLR":  # the other scales the optimizer's own rate
+            params["warmup_max_lr"] = 1e-3
+        config["scheduler"] = {"type": scheduler, "params": params}
         model = toy_model()
         engine = dsparse.initialize(model=model, config=config, model_parameters=model.parameters())[0]
         batches = Batches(torch.float32)
@@ -428,8 +430,9 @@ def paper_rule_run() -> list[float]:
     return rates
 
 
-def test_the_papers_learning_rate_rule(two_ranks: RankPool) -> None:
-    for with_rule, without in two_ranks.run(paper_rule_run):
+@pytest.mark.parametrize("scheduler", ["WarmupDecayLR", "WarmupCosineLR"])
+def test_the_papers_learning_rate_rule(two_ranks: RankPool, scheduler: str) -> None:
+    for with_rule, without in two_ranks.run(paper_rule_run, scheduler):
         assert without > 0
         assert with_rule / without == pytest.approx(6.40, abs=0.005)  # arXiv 2108.06277: 6.40 at s = 0.9
 

@@ -135,3 +135,24 @@ def test_the_slurm_script_says_what_it_misses(slurm: dict[str, str], tmp_path: P
     assert done.returncode == 2 and "root of the checkout" in done.stderr
     done = finish([str(SCRIPT)], slurm | {"DSPARSE_VENV": str(tmp_path)}, cwd=tmp_path)
     assert done.returncode == 2 and "DSPARSE_VENV" in done.stderr
+
+
+def test_slurms_notice_ends_the_job_with_a_checkpoint_and_the_next_goes_on(
+    lab: Lab, by_deepspeed: Path, slurm: dict[str, str], tmp_path: Path
+) -> None:
+    command = [str(SCRIPT), *flags(lab, "noticed")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=slurm, cwd=tmp_path, start_new_session=True, **pipes) as job:
+        try:
+            while not any(row["step"] >= 2 for row in read_rows(lab.root / "noticed")):
+                assert job.poll() is None, job.communicate()
+                time.sleep(0.02)
+            job.send_signal(signal.SIGTERM)  # the script has become the stand-in srun, which passes it to the tasks
+            out, err = job.communicate(timeout=60)
+        except BaseException:
+            os.killpg(job.pid, signal.SIGKILL)
+            raise
+    assert job.returncode == 0, out + err
+    done = finish(command, slurm, cwd=tmp_path)
+    assert done.returncode == 0 and "going on from" in done.stdout, done.stdout + done.stderr
+    assert_same_end(by_deepspeed, lab.root / "noticed")

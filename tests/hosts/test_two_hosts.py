@@ -30,6 +30,10 @@ from tests.hosts.two_hosts import ADDRESSES, CHECKOUT, NAMES, TwoHosts, why_not
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 SAVE_EVERY = 4
+TIMEOUT_S = 15
+"""Of the watchdog, where the link is cut."""
+# What a rank takes besides to notice that it is alone, and ssh's ServerAliveInterval x ServerAliveCountMax.
+BOUND_S = TIMEOUT_S + 15 + 20
 ONE_HOST = ["deepspeed", "--num_gpus", "2"]
 
 
@@ -262,6 +266,33 @@ def test_the_link_can_be_cut_and_mended(hosts: TwoHosts) -> None:
     finally:
         hosts.mend_link()
     assert run(hosts, ssh).stdout.strip() == NAMES[1]
+
+
+def test_a_cut_link_ends_both_sides_and_the_run_goes_on_from_its_checkpoint(hosts: TwoHosts, one_host: Path) -> None:
+    command = [*both(hosts), *words(hosts, "cut", "--train.timeout_s", str(TIMEOUT_S))]
+    launcher = hosts.start(command)
+    try:
+        deadline_s = time.monotonic() + 60
+        while not any(row["step"] >= 5 for row in read_rows(hosts.shared / "cut")):
+            assert launcher.poll() is None and time.monotonic() < deadline_s
+            time.sleep(0.02)
+        hosts.cut_link()
+        cut_s = time.monotonic()
+        # node-0's pdsh waits for its ssh to node-1, which gives up after ServerAliveInterval x ServerAliveCountMax.
+        out, err = launcher.communicate(timeout=BOUND_S)
+        assert launcher.returncode != 0
+        assert "rank" in err and "step" in err and "Traceback" not in err
+        psutil.wait_procs(ranks(hosts), timeout=max(0.0, cut_s + BOUND_S - time.monotonic()))
+        assert ranks(hosts) == []
+    finally:
+        hosts.kill_everything()
+        hosts.mend_link()
+        launcher.communicate()
+    assert (hosts.shared / "cut/checkpoints/latest").read_text() == "step4"
+    run(hosts, [*command, "--checkpoint.resume", "auto"])
+    assert_same_end(one_host, hosts.shared / "cut")
+    assert results(hosts.shared / "cut") == results(one_host)
+    assert max(row["step"] for row in read_rows(hosts.shared / "cut")) == STEPS
 
 
 def test_nothing_remains(tmp_path: Path, hosts: TwoHosts) -> None:

@@ -78,6 +78,12 @@ def remove_manifest(store: Path) -> None:
     (store / "manifest.json").unlink()
 
 
+def alias_bomb() -> str:
+    """A hundred million values in nine lines."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    return "\n".join(lines + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)])
+
+
 def without_scheduler() -> str:
     """The JSON of ZeRO 1, its scheduler taken out."""
     engine = json.loads((CHECKOUT / "ds_configs/zero1.json").read_text())
@@ -102,7 +108,20 @@ CASES = [
     Case("unknown key in the YAML", ["train.stepps"], yaml="train:\n  stepps: 3\n"),
     Case("unknown flag", ["--train.stepps"], flags=("--train.stepps", "3")),
     Case("YAML that is none", ["Expected YAML in", "line"], yaml="train: [\n"),
+    Case("YAML that is no text", ["Expected YAML in", "run.yaml", "no UTF-8"], yaml="output: \udcff\n"),
+    Case("key twice in the YAML", ["run.yaml", "'steps' again at line 3"], yaml="train:\n  steps: 4\n  steps: 5\n"),
+    Case("YAML of many aliases", ["at most 10000 values"], yaml=alias_bomb()),
+    Case("alias within itself", ["an alias within itself"], yaml="train: &a {steps: *a}\n"),
+    Case("number without end in the YAML", ["digits"], yaml=f"train: {{steps: {'9' * 5000}}}\n"),
+    Case("number in the place of keys", ["keys and values at monitor. Got -1", "log_level"], yaml="monitor: -1\n"),
+    Case(
+        "code in the YAML",
+        ["Expected YAML in", "apply:os.system"],
+        yaml="output: !!python/object/apply:os.system [ls]\n",
+    ),
     Case("JSON that is none", ["engine.json", "line 1, column 2"], engine="{,}"),
+    Case("JSON without end", ["engine.json", "nested too deeply"], engine="[" * 100_000),
+    Case("number without end in the JSON", ["engine.json", "digits"], engine=f'{{"train_batch_size": {"9" * 5000}}}'),
     Case(
         "two values for one fact",
         ["train.global_batch_size = 32", "train_batch_size = 64", "engine.json"],
@@ -188,7 +207,7 @@ def command_of(case: Case, folder: Path) -> list[str]:
     command += ["--train.stop_at_step", "1"]
     command += ["--data.store", str(folder / "store"), "--output", str(folder / "out")]
     if case.yaml is not None:
-        (folder / "run.yaml").write_text(case.yaml)
+        (folder / "run.yaml").write_text(case.yaml, encoding="utf-8", errors="surrogateescape")
         command += ["--config", str(folder / "run.yaml")]
     return [*command, *case.flags]
 
