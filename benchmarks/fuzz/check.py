@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dsparse.engine.checkpoint import load_state
 
 import dsparse
+from dsparse.checkpoint.patterns import load_state
 
 
 @contextmanager

@@ -10,12 +10,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dsparse.train.config import CHECKOUT
+from dsparse.train.metrics import read_rows
 from tests.data.store_fixture import make_small_store
 from tests.e2e.lab import TIMEOUT_S, Lab, assert_same_end, find_free_port, results
 

@@ -279,7 +279,7 @@ def test_a_cut_link_ends_both_sides_and_the_run_goes_on_from_its_checkpoint(host
         hosts.cut_link()
         cut_s = time.monotonic()
         # node-0's pdsh waits for its ssh to node-1, which gives up after ServerAliveInterval x ServerAliveCountMax.
-        out, err = launcher.communicate(timeout=BOUND_S)
+        _, err = launcher.communicate(timeout=BOUND_S)
         assert launcher.returncode != 0
         assert "rank" in err and "step" in err and "Traceback" not in err
         psutil.wait_procs(ranks(hosts), timeout=max(0.0, cut_s + BOUND_S - time.monotonic()))
