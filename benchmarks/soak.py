@@ -128,6 +128,7 @@ def _rank(connection: Connection, rank: int, port: int, steps: int, updates: int
     os.environ |= {"RANK": local, "LOCAL_RANK": local, "WORLD_SIZE": str(NUM_RANKS), "LOCAL_SIZE": str(NUM_RANKS)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.dup2(2, 1)  # DeepSpeed says on stdout what it has built, and the table is to be alone there
     try:
         report = soak(steps, updates, stage, shows_progress=rank == 0)
     except Exception as error:

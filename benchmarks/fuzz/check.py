@@ -59,7 +59,7 @@ def problems_of_files(checkpoint: Path, stage: int) -> list[str]:
     states: list[tuple[str, Any]] = []
     if stage > 0:
         # It draws progress bars.
-        with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
+        with open(os.devnull, "w", errors="replace") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
             masters = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
         states.append(("master", masters))
     if stage < 3:

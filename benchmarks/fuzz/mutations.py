@@ -75,8 +75,8 @@ def mutate(draw: DrawFn, tree: dict[str, Any]) -> None:
 # No place outside the folder of the example: an odd one might be written to.
 _PLACES_OF_FILES = ("output", "store", "output_path")
 _PATHS: list[Any] = [
-    None, "", ".", "..", "run.yaml", "run.yaml/x", "a/../b", "x" * 300, "x/" * 3000, "a\x00b", "\ud800", "😀", "a\nb",
-    3, True, [], {}, "/dev/null", "/dev/null/x", "/proc/none", " ", "loop",
+    None, "", ".", "run.yaml", "run.yaml/x", "a/../b", "x" * 300, "x/" * 3000, "a\x00b", "\ud800", "😀", "a\nb", 3,
+    True, [], {}, "/dev/null", "/dev/null/x", "/proc/none", " ", "loop",
 ]  # fmt: skip
 
 
@@ -189,10 +189,10 @@ EXTRAS: list[tuple[str, Any]] = [
     ("zero_optimization.reduce_bucket_size", 0), ("dump_state", True), ("zero_optimization.reduce_bucket_size", -1),
     ("zero_optimization.allgather_bucket_size", 0), ("steps_per_print", 0),
     ("zero_optimization.allgather_bucket_size", 1), ("zero_optimization.contiguous_gradients", False),
-    ("steps_per_print", 1), ("zero_optimization.overlap_comm", True), ("zero_optimization.reduce_scatter", False),
-    ("memory_breakdown", True), ("zero_optimization.allgather_partitions", False),
-    ("zero_optimization.stage3_param_persistence_threshold", 0), ("zero_optimization.sub_group_size", 1),
-    ("zero_optimization.sub_group_size", 0), ("wall_clock_breakdown", True),
+    ("steps_per_print", 1), ("zero_optimization", {"stage": 2, "overlap_comm": True, "reduce_bucket_size": 10**6}),
+    ("zero_optimization.reduce_scatter", False), ("memory_breakdown", True),
+    ("zero_optimization.allgather_partitions", False), ("zero_optimization.stage3_param_persistence_threshold", 0),
+    ("zero_optimization.sub_group_size", 1), ("zero_optimization.sub_group_size", 0), ("wall_clock_breakdown", True),
     ("zero_optimization.stage3_max_live_parameters", 0), ("zero_optimization.stage3_prefetch_bucket_size", 0),
     ("zero_optimization.stage3_gather_16bit_weights_on_model_save", True), ("zero_optimization.cpu_offload", True),
     ("zero_optimization.round_robin_gradients", True), ("zero_optimization.zero_hpz_partition_size", 2),

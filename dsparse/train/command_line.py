@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from dsparse.errors import UserError
 from dsparse.train.config import RunConfig, find_input
@@ -59,6 +59,7 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
     except Exception as error:  # what jsonargparse and PyYAML raise of odd words is of many classes, and none of ours
         raise UserError(_one_line(str(error) or type(error).__name__, argv)) from error
     run = RunConfig(**{f.name: getattr(made, f.name) for f in fields(RunConfig)})
+    _require_no_nulls(run, "")
     return CommandLine(run=run, debug=made.debug, print_config=made.show_config)
 
 
@@ -67,6 +68,16 @@ def _require_groups(parsed: Any) -> None:
     for one in fields(RunConfig):
         if is_dataclass(one.default_factory) and isinstance(parsed[one.name], bool | int | float | str | list):
             raise UserError(f"Expected keys and values at {one.name}. Got {parsed[one.name]!r}. {_keys_of(one.name)}")
+
+
+def _require_no_nulls(group: Any, prefix: str) -> None:
+    """Raises UserError for a null where there is no such choice; jsonargparse takes one anywhere."""
+    for name, kind in get_type_hints(type(group)).items():
+        value = getattr(group, name)
+        if is_dataclass(value):
+            _require_no_nulls(value, f"{prefix}{name}.")
+        elif value is None and type(None) not in get_args(kind):
+            raise UserError(f"Expected {prefix}{name} to be {kind.__name__}. Got null.")
 
 
 def _with_shipped_configs(argv: Sequence[str]) -> list[str]:

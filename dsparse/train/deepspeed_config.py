@@ -22,6 +22,7 @@ from dsparse.train.deepspeed_json import (
     places_that_say_auto,
     scheduler_problems,
     set_at,
+    setting_problems,
     takes,
 )
 
@@ -110,7 +111,7 @@ def merge(run: RunConfig, written: Json, *, json_path: Path, world_size: int) ->
     if not isinstance(get_at(deepspeed, ("optimizer", "params")), dict):
         problems.append(f'Expected {json_path.name} to have "optimizer" with "type" and "params"')
 
-    problems += scheduler_problems(deepspeed, json_path)
+    problems += scheduler_problems(deepspeed, json_path) + setting_problems(deepspeed, json_path)
     facts: Json = {}
     for name, places in _SHARED.items():
         places = tuple(place for place in places if takes(deepspeed, place))

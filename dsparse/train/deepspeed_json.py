@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +104,32 @@ def scheduler_problems(deepspeed: Json, json_path: Path) -> list[str]:
     return []
 
 
+def setting_problems(deepspeed: Json, json_path: Path) -> list[str]:
+    """Values that DeepSpeed takes without a word and stumbles over in the first step."""
+    found = []
+    every = deepspeed.get("steps_per_print")
+    if every is not None and not (_is_number(every) and isinstance(every, int) and every >= 1):
+        found.append(f"steps_per_print to be a whole number of at least 1, or null. Got {every!r}")
+    norm = deepspeed.get("gradient_clipping", 0)
+    if not (_is_number(norm) and 0 <= norm <= sys.float_info.max):
+        found.append(f"gradient_clipping to be a number of at least 0, where 0 clips nothing. Got {norm!r}")
+    if get_at(deepspeed, ("optimizer", "params", "capturable")):
+        import torch
+
+        if not torch.cuda.is_available():
+            found.append("no optimizer.params.capturable without a GPU. Got it")
+    return [f"Expected in {json_path.name} {problem}" for problem in found]
+
+
 def misspelt_keys(deepspeed: Json, json_path: Path) -> list[str]:
     """One phrase for each top-level key that is nearly one that matters."""
     unknown = [key for key in deepspeed if key not in _TOP_LEVEL]
     near = [(key, difflib.get_close_matches(key, _TOP_LEVEL, n=1, cutoff=0.8)) for key in unknown]
     return [f"Unknown key {key!r} in {json_path.name}. Did you mean {match[0]!r}?" for key, match in near if match]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _object_without_repeats(pairs: list[tuple[str, Any]]) -> Json:

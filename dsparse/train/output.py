@@ -23,6 +23,8 @@ from dsparse.train.metrics import adopt_rows, forget_rows_after
 
 def require_folder(output: Path) -> None:
     """Raises UserError where OUTPUT cannot be a folder; writes nothing."""
+    if "\0" in str(output):
+        raise UserError(f"Expected --output to be the name of a folder. Got {str(output)!r}, with a zero byte.")
     for path in (output, *output.parents):
         if path.exists():
             if not path.is_dir():
