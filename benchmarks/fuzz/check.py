@@ -6,6 +6,7 @@ and moments. And of the files, as somebody would read them who has DeepSpeed alo
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections.abc import Iterator
@@ -26,12 +27,13 @@ def checked(report: Path) -> Iterator[None]:
     Args:
         report: JSON: whether the engine is sparse, optimizer steps taken, updates made, verifications passed.
     """
-    seen: dict[str, Any] = {"is_sparse": None, "num_steps": 0, "num_updates": 0, "num_verified": 0}
-    make = dsparse.initialize
+    # By name: in the package the function hides the module.
+    module: Any = importlib.import_module("dsparse.engine.initialize")
 
-    def initialize(*args: Any, **kwargs: Any) -> Any:
-        made = make(*args, **kwargs)
-        engine = made[0]
+    seen: dict[str, Any] = {"is_sparse": None, "num_steps": 0, "num_updates": 0, "num_verified": 0}
+    make_sparse, make_dense = module.initialize, module.initialize_dense
+
+    def watched(engine: Any) -> Any:
         save = engine.save_checkpoint
 
         def save_and_verify(*args: Any, **kwargs: Any) -> Any:
@@ -45,9 +47,17 @@ def checked(report: Path) -> Iterator[None]:
             return result
 
         engine.save_checkpoint = save_and_verify
-        return made
+        return engine
+
+    def initialize(*args: Any, **kwargs: Any) -> Any:
+        engine, *others = make_sparse(*args, **kwargs)
+        return watched(engine), *others
+
+    def initialize_dense(*args: Any, **kwargs: Any) -> Any:
+        return watched(make_dense(*args, **kwargs))
 
     dsparse.initialize = initialize
+    module.initialize_dense = initialize_dense
     yield
     report.write_text(json.dumps(seen))
 
