@@ -75,3 +75,15 @@ def test_a_missing_store_is_told_how_to_make(tmp_path: Path) -> None:
     assert f"python data_prep/prepare.py --source installed-docs --vocab-size 8192 --out {tmp_path}/nowhere" in str(
         error.value
     )
+
+
+@pytest.mark.parametrize("name", ["../train.bin", "/etc/passwd", "a/../../b"])
+def test_names_cannot_lead_out_of_the_store(tmp_path: Path, name: str) -> None:
+    documents = random_documents(0, 4)
+    store = write_store(tmp_path / "store", {"train": documents, "heldout": documents})
+    path = store / "manifest.json"
+    content = json.loads(path.read_text())
+    content["files"][name] = content["files"]["train.bin"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="inside the store"):
+        Manifest.read(store)
