@@ -30,18 +30,19 @@ class CheckpointFiles(TorchCheckpointEngine):
     """DeepSpeed's writer and reader of checkpoint files, for one rank.
 
     Between `begin` and `finish` an error is kept, not raised: the other ranks wait in a barrier inside DeepSpeed, and
-    would wait for ever.
+    would wait for ever. Outside (`save_16bit_model`) it is raised.
     """
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
+        self._is_saving = False
         self._records: dict[Path, FileRecord] = {}
         self._failure: Exception | None = None
 
     def begin(self) -> None:
         """A save begins."""
         reach("save.begin")
-        self._records, self._failure = {}, None
+        self._is_saving, self._records, self._failure = True, {}, None
 
     def finish(self, folder: Path) -> dict[str, FileRecord]:
         """What this rank has written since `begin`, by place in the folder.
@@ -49,6 +50,7 @@ class CheckpointFiles(TorchCheckpointEngine):
         Raises:
             UserError, OSError: why it could not.
         """
+        self._is_saving = False
         if self._failure is not None:
             raise self._failure
         return {path.relative_to(folder).as_posix(): record for path, record in self._records.items()}
@@ -58,6 +60,8 @@ class CheckpointFiles(TorchCheckpointEngine):
         try:
             self._records[Path(path)] = self._write(state_dict, Path(path))
         except Exception as error:
+            if not self._is_saving:
+                raise
             self._failure = self._failure or error
 
     def load(self, path: str, map_location: Any = None) -> Any:

@@ -179,11 +179,16 @@ class DurableEngine(DeepSpeedEngine):
         self.skipped_steps += 1
         self.losses = None
         self.global_steps += 1
-        self.global_samples += self.train_batch_size()
+        num_micro_batches = self.gradient_accumulation_steps()
+        if not self.managed_gradient_accumulation():
+            num_micro_batches = int(self._unmanaged_backward_count)
+            self._unmanaged_backward_count: int = 0
+        self.global_samples += self.train_batch_size() // self.gradient_accumulation_steps() * num_micro_batches
 
     def _guards_itself(self) -> bool:
         """Whether DeepSpeed's wrapper skips a step by itself; torch's own optimizer, without wrapper, does not."""
-        return self.zero_optimization() or self.fp16_enabled() or self.bfloat16_enabled()
+        is_scaled = self.torch_autocast_z0_gradscaler is not None
+        return self.zero_optimization() or self.fp16_enabled() or self.bfloat16_enabled() or is_scaled
 
     def _has_finite_gradients(self) -> bool:
         gradients = [weight.grad for weight in self.module.parameters() if weight.grad is not None]

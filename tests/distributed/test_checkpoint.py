@@ -281,3 +281,20 @@ def test_patterns_that_differ_are_not_saved(two_ranks: RankPool, tmp_path: Path)
         assert isinstance(result, Failure) and result.kind == "PatternDisagreementError"
     assert not (tmp_path / "latest").exists()
     assert list(tmp_path.rglob(FILE_NAME)) == []
+
+
+def save_weights_where_nothing_can_be_written(folder: str) -> None:
+    """DeepSpeed's export of 16-bit weights goes through our writer too, and must not lose an error."""
+    engine = make_engine(Cell(1, "bf16"), **SPARSITY)
+    try:
+        engine.save_16bit_model(folder, "weights.pt")
+        assert Path(folder, "weights.pt").is_file()
+        Path(folder, "taken").mkdir(exist_ok=True)
+        engine.save_16bit_model(folder, "taken")
+    finally:
+        engine.destroy()
+
+
+def test_an_export_that_fails_says_so(two_ranks: RankPool, tmp_path: Path) -> None:
+    results = two_ranks.try_run(save_weights_where_nothing_can_be_written, str(tmp_path))
+    assert isinstance(results[0], Failure) and results[0].kind == "IsADirectoryError"
