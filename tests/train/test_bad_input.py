@@ -120,7 +120,6 @@ CASES = [
         yaml="output: !!python/object/apply:os.system [ls]\n",
     ),
     Case("null where a word must be", ["Expected data.store to be str. Got null"], yaml="data: {store: null}\n"),
-    Case("null where a number must be", ["train.log_every to be int. Got null"], flags=("--train.log_every", "null")),
     Case("output that is no UTF-8", ["--output", "in UTF-8", "udcff"], flags=("--output", "\udcff")),
     Case("output with a zero byte", ["--output", "in UTF-8", "x00"], yaml='output: "a\\0b"\n'),
     Case("JSON that is none", ["engine.json", "line 1, column 2"], engine="{,}"),
