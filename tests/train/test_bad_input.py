@@ -154,6 +154,7 @@ CASES = [
         "warm-up without a scheduler", ["Expected a scheduler", "train.warmup_steps = 50"], engine=without_scheduler()
     ),
     Case("scheduler of other rates", ["scheduler.type", "WarmupDecayLR", "'OneCycle'"], engine=scheduler("OneCycle")),
+    Case("scheduler that is no word", ["scheduler.type", "{'a': 1}"], engine={"scheduler": {"type": {"a": 1}}}),
     Case("scheduler without an object", ["scheduler.params", "None"], engine=scheduler("WarmupLR", None)),
     Case("clipping by a word", ["gradient_clipping", "at least 0", "'1'"], engine={"gradient_clipping": "1"}),
     Case("clipping by NaN", ["gradient_clipping", "nan"], engine={"gradient_clipping": float("nan")}),
