@@ -68,6 +68,7 @@ class Judge:
         self._server = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.fuzz.server"],
             cwd=CHECKOUT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for us: the server ends when its stdin does
         )  # fmt: skip
         assert self._receive()["is_ready"]
 

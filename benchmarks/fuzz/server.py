@@ -22,7 +22,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-_MEMORY_BYTES = 8 * 2**30
+_MEMORY_BYTES = 16 * 2**30  # of address space, of which ZeRO-2 alone reserves 4 GiB for its buckets
 _FILE_BYTES = 2**30
 _LAUNCHER_GRACE_S = 1.0  # DeepSpeed's launcher looks after its ranks once a second
 _POLL_S = 0.01

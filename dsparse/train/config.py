@@ -10,6 +10,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+_MOST_TOKENS = 2**20
+_MOST_WORKERS = 256
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 """Root of the source tree, where `ds_configs/` and `launch/presets/` lie."""
 
@@ -127,11 +130,11 @@ class RunConfig:
     def problems(self) -> list[str]:
         """Every value that no DeepSpeed JSON could make right, one sentence each; empty when there is none."""
         limits: list[tuple[str, float | None, float, float | None]] = [
-            ("model.max_seq_length", self.model.max_seq_length, 8, None),
+            ("model.max_seq_length", self.model.max_seq_length, 8, _MOST_TOKENS),
             ("model.dropout", self.model.dropout, 0.0, 1.0),
             ("data.seq_length", self.data.seq_length, 8, None),
             ("data.mask_probability", self.data.mask_probability, 0.0, 1.0),
-            ("data.num_workers", self.data.num_workers, 0, None),
+            ("data.num_workers", self.data.num_workers, 0, _MOST_WORKERS),
             ("data.seed", None if self.data.seed == self.train.seed else self.data.seed, 0, 2**63 - 1),
             ("train.steps", self.train.steps, 1, None),
             ("train.stop_at_step", self.train.stop_at_step, 1, None),

@@ -97,7 +97,7 @@ def scheduler_problems(deepspeed: Json, json_path: Path) -> list[str]:
         return []
     scheduler = deepspeed["scheduler"]
     kind = scheduler.get("type") if isinstance(scheduler, dict) else None
-    if kind not in SCHEDULER_KEYS:
+    if not isinstance(kind, str) or kind not in SCHEDULER_KEYS:
         return [f"Expected scheduler.type in {json_path.name} among {', '.join(SCHEDULER_KEYS)}. Got {kind!r}"]
     if not isinstance(scheduler.get("params", {}), dict):
         return [f"Expected an object at scheduler.params in {json_path.name}. Got {scheduler['params']!r}"]

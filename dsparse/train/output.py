@@ -23,8 +23,12 @@ from dsparse.train.metrics import adopt_rows, forget_rows_after
 
 def require_folder(output: Path) -> None:
     """Raises UserError where OUTPUT cannot be a folder; writes nothing."""
-    if "\0" in str(output):
-        raise UserError(f"Expected --output to be the name of a folder. Got {str(output)!r}, with a zero byte.")
+    try:
+        is_name = b"\0" not in str(output).encode()
+    except UnicodeEncodeError:  # bytes typed that are no UTF-8: torch could not read its checkpoints there
+        is_name = False
+    if not is_name:
+        raise UserError(f"Expected --output to be the name of a folder, in UTF-8. Got {str(output)!r}.")
     for path in (output, *output.parents):
         if path.exists():
             if not path.is_dir():
