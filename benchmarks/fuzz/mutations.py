@@ -167,7 +167,7 @@ FLAGS: list[tuple[str, ...]] = [
     ("--model.dropout", "1.0000001"), ("--model.max_seq_length", str(10**12)), ("--=",),
     ("--model.max_seq_length", "100000000"), ("--model.preset", "TINY"), ("--model.preset", ""),
     ("--train.seed", "-0"), ("--model.preset", "\x1b[31m"), ("--monitor.log_level", "DEBUG"),
-    ("--monitor.log_level", "info"), ("--@", "x"), ("--train.global_batch_size", str(10**30)),
+    ("--monitor.log_level", "debug"), ("--@", "x"), ("--train.global_batch_size", str(10**30)),
     ("--train.log_every", str(10**30)), ("--monitor.pattern_every", "1"),
     ("--train.stop_at_step", "99999999999999999999"), ("--monitor", "{tensorboard: true}"), ("--train.help",),
     ("--config.x", "1"), ("--model.help",), ("--train.steps.x", "1"), ("--model.preset.x=1",),

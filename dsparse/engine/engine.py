@@ -144,7 +144,8 @@ class SparseEngine(DurableEngine):
 
     def destroy(self) -> None:
         """As DeepSpeed's; masks come off the parameters too."""
-        for layout in self._layouts.values():
+        # DeepSpeed calls this of an engine that was never finished, too.
+        for layout in self.__dict__.get("_layouts", {}).values():
             layout.release()
         super().destroy()
 
