@@ -86,8 +86,10 @@ class StopSignals:
 
     def __exit__(self, *exception: object) -> None:
         """What was asked for is being done: no later signal is to spoil the exit code."""
+        # The thread may not have read of a signal yet that the main thread is on its way out for.
+        was_asked = self._first_s is not None or self._unwinds or self.request.wanted
         for signum, old in self._old_handlers.items():
-            signal.signal(signum, old if self._first_s is None else signal.SIG_IGN)
+            signal.signal(signum, signal.SIG_IGN if was_asked else old)
         signal.set_wakeup_fd(self._old_wakeup)
         self._closed.set()
         os.close(self._writer)  # which wakes the thread
