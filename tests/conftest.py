@@ -13,6 +13,7 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 # As in the Makefile: what DeepSpeed compiles is the environment's own.
 os.environ.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(sys.prefix, "torch_extensions"))
 
+import signal
 import socket
 from collections.abc import Callable
 
@@ -22,6 +23,11 @@ from hypothesis import HealthCheck, settings
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+# A shell that starts a job in the background has it ignore Ctrl-C, nohup hangups; tests send both to what they start.
+for signum, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(signum) is signal.SIG_IGN:
+        signal.signal(signum, usual)
 
 # No deadline: a shared machine is slow at moments, and that is not what the properties are about.
 settings.register_profile("dsparse", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
