@@ -17,6 +17,8 @@ from dsparse.files import flush_to_disk, write_whole
 
 LATEST = "latest"
 
+_MAX_TAG_BYTES = 200
+
 _SAVING, _REPLACED, _REMOVING = ".saving-", ".replaced-", ".removing-"
 
 
@@ -26,15 +28,17 @@ def require_tag(tag: str) -> str:
     Raises:
         CheckpointError: it is not the name of a folder inside the save folder.
     """
-    if not tag or "/" in tag or tag.startswith(".") or "\0" in tag or tag == LATEST:
+    is_odd = tag != tag.strip() or not tag.isprintable() or len(tag.encode()) > _MAX_TAG_BYTES
+    if not tag or "/" in tag or tag.startswith(".") or tag == LATEST or is_odd:
         raise CheckpointError(f"Expected a checkpoint tag that can name a folder. Got {tag!r}.")
     return tag
 
 
 def begin(root: Path, tag: str) -> Path:
-    """Makes the folder that a checkpoint is written to before it gets its name; remains of cut-off saves go."""
+    """Makes the folder that a checkpoint is written to before it gets its name; what a cut-off save left there goes."""
     root.mkdir(parents=True, exist_ok=True)
-    tidy(root)
+    _put_back(root / f"{_REPLACED}{tag}")
+    abandon(root, tag)
     aside = aside_of(root, tag)
     aside.mkdir()
     return aside
@@ -64,22 +68,28 @@ def abandon(root: Path, tag: str) -> None:
 
 
 def tidy(root: Path) -> None:
-    """Removes what cut-off saves and removals have left, and puts a checkpoint back that was to be replaced."""
+    """Removes what cut-off saves and removals have left, and puts a checkpoint back that was to be replaced.
+
+    Call it where nobody else saves into the folder.
+    """
     for path in list(root.glob(f"{_REPLACED}*")):
-        original = root / path.name.removeprefix(_REPLACED)
-        if original.exists():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.rename(original)
+        _put_back(path)
     for prefix in (_SAVING, _REMOVING):
         for path in root.glob(f"{prefix}*"):
             shutil.rmtree(path, ignore_errors=True)
+    for path in root.glob(".*.partial"):
+        path.unlink(missing_ok=True)
 
 
 def locate(root: Path, tag: str) -> str:
     """The name under which a checkpoint lies: its tag, or the one it had when a save over it was cut off."""
     replaced = f"{_REPLACED}{tag}"
     return replaced if not (root / tag).exists() and (root / replaced).is_dir() else tag
+
+
+def tag_of(name: str) -> str:
+    """The tag of a checkpoint by the name that `locate` gave."""
+    return name.removeprefix(_REPLACED)
 
 
 def latest_tag(root: Path) -> str | None:
@@ -125,12 +135,19 @@ def prune(root: Path, *, keep: int, keep_every: int) -> list[str]:
 
     Args:
         root: folder of the checkpoints.
-        keep: how many of those with the most steps stay, at least 1.
+        keep: how many of those saved last stay, at least 1. After going back to an earlier one these are not those
+            with the most steps.
         keep_every: those at a multiple of so many steps stay too; 0 keeps none for that.
 
     The one that `latest` names stays in any case, and what is no readable checkpoint is not ours to remove.
+
+    Raises:
+        CheckpointError: a number is out of range.
     """
+    if keep < 1 or keep_every < 0:
+        raise CheckpointError(f"Expected to keep at least 1, and every 0 steps or more. Got {keep} and {keep_every}.")
     named = [tag for tag in tags(root) if _steps(root / tag) >= 0]
+    named.sort(key=lambda tag: (_saved_at(root / tag), _steps(root / tag)), reverse=True)
     old = [
         tag
         for tag in named[keep:]
@@ -145,8 +162,21 @@ def prune(root: Path, *, keep: int, keep_every: int) -> list[str]:
     return old
 
 
+def _put_back(replaced: Path) -> None:
+    """A checkpoint that was to be replaced gets its name again, or goes if the other one has it."""
+    original = replaced.with_name(tag_of(replaced.name))
+    if original.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+    elif replaced.exists():
+        replaced.rename(original)
+
+
 def _steps(folder: Path) -> int:
     try:
         return int(Manifest.read(folder).about["global_steps"])
-    except (CheckpointError, KeyError, TypeError, ValueError):
+    except (CheckpointError, KeyError, TypeError, ValueError, OverflowError):
         return -1
+
+
+def _saved_at(folder: Path) -> str:
+    return str(Manifest.read(folder).about.get("saved_at", ""))

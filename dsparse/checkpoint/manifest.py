@@ -56,11 +56,11 @@ class Manifest:
                     f"Expected {path} of format {FORMAT}. Got format {content['format']!r}: use the dsparse it is of."
                 )
             files = {str(name): FileRecord(**record) for name, record in content["files"].items()}
-            manifest = cls(files=files, about=content["about"])
+            manifest = cls(files=files, about=dict(content["about"]))
             is_sound = manifest._text() == text
         except CheckpointError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise CheckpointError(
                 f"Expected a checkpoint's manifest in {path}. Got a damaged file ({error})."
             ) from None
@@ -87,16 +87,16 @@ class Manifest:
                 found.append(f"{folder / name} {problem}")
         return found if names is not None else [*found, *self.strangers(folder)]
 
-    def missing(self, folder: Path) -> list[str]:
-        """What can be seen to be wrong by names and sizes alone, which is quick."""
-        found = []
-        for name, record in self.files.items():
-            path = folder / name
-            if not path.is_file():
-                found.append(f"{path} is missing")
-            elif path.stat().st_size != record.num_bytes:
-                found.append(f"{path} has {path.stat().st_size} bytes instead of {record.num_bytes}")
-        return found
+    def told(self, *keys: str) -> list[Any]:
+        """Values of `about`.
+
+        Raises:
+            CheckpointError: one is not there, so dsparse did not save this checkpoint.
+        """
+        absent = [key for key in keys if key not in self.about]
+        if absent:
+            raise CheckpointError(f"Expected a manifest that dsparse wrote. Got one that does not say {absent[0]!r}.")
+        return [self.about[key] for key in keys]
 
     def strangers(self, folder: Path) -> list[str]:
         """Files that the manifest does not list: DeepSpeed finds its own by their names, and would open them."""
@@ -108,7 +108,8 @@ class Manifest:
     def _text(self) -> str:
         content: dict[str, Any] = {
             "format": FORMAT,
-            "about": self.about,
+            # As it will be read: JSON has text for keys, in whose order the checksum is taken.
+            "about": json.loads(json.dumps(self.about)),
             "files": {name: {"num_bytes": r.num_bytes, "sha256": r.sha256} for name, r in sorted(self.files.items())},
         }
         content["sha256"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -17,17 +17,18 @@ def summarize(folder: Path) -> dict[str, Any]:
     """
     manifest = Manifest.read(folder)
     about = manifest.about
-    client: dict[str, Any] = about.get("client_state", {})
-    run = client.get("dsparse_run", {})
+    manifest.told("tag", "global_steps", "skipped_steps", "saved_at", "layout", "versions")
+    client = _part(about, "client_state")
+    run = _part(client, "dsparse_run")
     summary: dict[str, Any] = {
         "tag": about["tag"],
         "steps": about["global_steps"],
         "skipped_steps": about["skipped_steps"],
         "saved_at": about["saved_at"],
         "layout": about["layout"],
-        "data_position": (run.get("loader") or {}).get("position"),
+        "data_position": _part(run, "loader").get("position"),
         "tokens": run.get("num_tokens"),
-        "tokenizer_sha256": client.get("dsparse_record", {}).get("store", {}).get("tokenizer.json"),
+        "tokenizer_sha256": _part(_part(client, "dsparse_record"), "store").get("tokenizer.json"),
         "versions": about["versions"],
         "num_files": len(manifest.files),
         "num_bytes": sum(record.num_bytes for record in manifest.files.values()),
@@ -48,6 +49,11 @@ def summarize(folder: Path) -> dict[str, Any]:
             for name, history in state.histories.items()
         }
     return summary
+
+
+def _part(values: Any, key: str) -> dict[str, Any]:
+    part = values.get(key) if isinstance(values, dict) else None
+    return part if isinstance(part, dict) else {}
 
 
 def as_text(summary: dict[str, Any]) -> str:

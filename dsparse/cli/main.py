@@ -40,6 +40,9 @@ def verify(arguments: argparse.Namespace) -> int:
                 problems = Manifest.read(place).problems(place)
             except CheckpointError as error:
                 problems = [str(error)]
+            if problems and place.name not in {path.name for path in place.parent.iterdir()}:
+                print(f"removed  {place}", flush=True)  # meanwhile, by a run that keeps the last few
+                continue
             num_damaged += bool(problems)
             print(f"{'DAMAGED' if problems else 'whole':<8} {place}", flush=True)
             for problem in problems:

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from dsparse.checkpoint import folder
-from dsparse.checkpoint.manifest import MANIFEST, Manifest
+from dsparse.checkpoint.manifest import Manifest
 from dsparse.checkpoint.patterns import FILE_NAME
 from dsparse.engine.checkpoint_files import read_data
 from dsparse.engine.saved_weights import UNIVERSAL, WEIGHTS_FOLDER, SavedWeights
 from dsparse.errors import CheckpointError
-from dsparse.files import FileRecord, flush_to_disk, write_hashed
+from dsparse.files import FileRecord, flush_to_disk, leaving, write_hashed
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _MODEL_FILE = "mp_rank_00_model_states.pt"
@@ -43,12 +43,16 @@ def convert(source: Path, root: Path, *, follow: Callable[[int, int], None] = la
     problems = manifest.problems(source)
     if problems:
         raise CheckpointError(f"Expected a whole checkpoint. Got: {'; '.join(problems[:4])}.")
-    tag, layout = str(manifest.about["tag"]), manifest.about["layout"]
+    tag, layout = manifest.told("tag", "layout")
+    tag = folder.require_tag(str(tag))
     if layout["kind"] == UNIVERSAL:
         raise CheckpointError(f"Expected a checkpoint as a run saves it. Got {source}, which is converted already.")
     if (root / tag).exists():
         raise CheckpointError(f"Expected no {root / tag}. Got one; choose another folder.")
     saved = SavedWeights(source, manifest)
+    outside = leaving(f"{WEIGHTS_FOLDER}/{name}/fp32.pt" for name in saved.names())
+    if outside:
+        raise CheckpointError(f"Expected names of weights in {source}. Got one that leads elsewhere: do not use it.")
     aside = folder.begin(root, tag)
     try:
         files = dict(_write_weights(saved, aside, follow))
@@ -63,8 +67,8 @@ def convert(source: Path, root: Path, *, follow: Callable[[int, int], None] = la
     except BaseException:
         folder.abandon(root, tag)
         raise
-    folder.write_latest(root, tag)
-    assert (root / tag / MANIFEST).is_file()
+    if folder.tags(root)[0] == tag:
+        folder.write_latest(root, tag)
     return root / tag
 
 

@@ -25,13 +25,17 @@ from dsparse.engine.agree import Agreement
 from dsparse.engine.checkpoint_files import CheckpointFiles
 from dsparse.engine.compatibility import check_checkpoint_writer
 from dsparse.engine.elastic import about_optimizer, layout_of, load_elastically
-from dsparse.engine.fragments import FragmentMap
+from dsparse.engine.fragments import FragmentMap, is_trained
 from dsparse.engine.wholeness import NODES, require_whole
 from dsparse.engine.world import release_shared_buffers
+from dsparse.errors import CheckpointError
 from dsparse.faults import reach
 from dsparse.files import FileRecord
 
 logger = logging.getLogger(__name__)
+
+_MAX_TOLD = 1 << 16
+"""Characters of one client value that a manifest repeats."""
 
 
 class DurableEngine(DeepSpeedEngine):
@@ -44,7 +48,8 @@ class DurableEngine(DeepSpeedEngine):
         self._agreement = Agreement(self.data_parallel_group, self.device)
         self._agreement.any_rank([False])  # every rank is there
         release_shared_buffers()
-        trained = {name: weight for name, weight in self.module.named_parameters() if weight.requires_grad}
+        stage = self.zero_optimization_stage()
+        trained = {n: w for n, w in self.module.named_parameters() if is_trained(self.optimizer, w, stage)}
         self._all_weights = FragmentMap(self, trained)
 
     def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -62,15 +67,17 @@ class DurableEngine(DeepSpeedEngine):
     ) -> bool:
         """As DeepSpeed's, but the checkpoint appears whole or not at all, with a checksum of every file.
 
-        It is written under another name, flushed to the disk and renamed; `latest` moves last. After an error nothing
-        is changed, on any rank.
+        It is written under another name, flushed to the disk and renamed; `latest` moves last. After an error `latest`
+        is as it was, and so is the checkpoint that it names, on every rank.
 
         Raises:
             UserError: the tag cannot name a folder, or the client state is not plain values and tensors.
             OSError: it cannot be written; a `SparsityError` on ranks where it could.
         """
         root = Path(save_dir)
-        tag = folder.require_tag(f"global_step{self.global_steps}" if tag is None else str(tag))
+        tag = f"global_step{self.global_steps}" if tag is None else str(tag)
+        self._require_same(tag, "tag to save")
+        folder.require_tag(tag)
         aside = folder.aside_of(root, tag)
         files, writes = self.checkpoint_engine, self._is_writer()
 
@@ -122,6 +129,7 @@ class DurableEngine(DeepSpeedEngine):
         }
         root = Path(load_dir)
         found = self._agreement.together(lambda: folder.latest_tag(root) if tag is None else str(tag), "reading latest")
+        self._require_same(found, "checkpoint to load")
         if found is None:
             return super().load_checkpoint(load_dir, tag, **options)
         name = folder.locate(root, found)
@@ -157,10 +165,9 @@ class DurableEngine(DeepSpeedEngine):
                 _in_words(then),
                 _in_words(now),
             )
-        client_state = self._agreement.together(
+        return self._agreement.together(
             lambda: load_elastically(self, self._all_weights, root / name, manifest, options), f"loading {root / name}"
         )
-        return str(root / name), client_state
 
     def _can_read_files_of(self, manifest: Manifest, options: Mapping[str, Any]) -> bool:
         # Without optimizer state DeepSpeed's stage 3 takes the weights of another tag, the one `latest` names.
@@ -199,6 +206,16 @@ class DurableEngine(DeepSpeedEngine):
     def _copy_recovery_script(self, save_path: str) -> None:
         """Done later, with errors told to all ranks; DeepSpeed calls this while the other ranks wait."""
 
+    def _require_same(self, mine: str | None, what: str) -> None:
+        """Raises on every rank unless all say the same: the others would wait for ever for one that went elsewhere."""
+        said = self._agreement.gather_plain(mine)
+        if any(one != said[0] for one in said):
+            odd = next(rank for rank, one in enumerate(said) if one != said[0])
+            raise CheckpointError(
+                f"Expected one {what} on all ranks. Got {said[0]!r} on rank 0 and {said[odd]!r} on rank {odd}: do they "
+                "see the same folder?"
+            )
+
     def _is_writer(self) -> bool:
         """Whether this rank writes what is written once for each storage."""
         return (self.local_rank if self.use_node_local_storage() else self.global_rank) == 0
@@ -215,7 +232,7 @@ class DurableEngine(DeepSpeedEngine):
             "saved_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "layout": self._layout(),
             **about_optimizer(self),
-            "client_state": {key: value for key, value in client_state.items() if _is_plain(value)},
+            "client_state": {str(key): value for key, value in client_state.items() if _is_plain(value)},
             "versions": {
                 "dsparse": importlib.metadata.version("dsparse"),
                 "deepspeed": deepspeed.__version__,
@@ -266,7 +283,8 @@ def _in_words(layout: Mapping[str, Any]) -> str:
 
 
 def _is_plain(value: Any) -> bool:
+    """Whether a value can be read in the manifest too, and is not more than a manifest should hold."""
     try:
-        return bool(json.loads(json.dumps(value)) is not None)
-    except (TypeError, ValueError):
+        return len(json.dumps(value)) <= _MAX_TOLD
+    except (TypeError, ValueError, RecursionError):
         return False

@@ -54,7 +54,7 @@ def about_optimizer(engine: DeepSpeedEngine) -> dict[str, Any]:
 @torch.no_grad()
 def load_elastically(
     engine: DeepSpeedEngine, fragments: FragmentMap, folder: Path, manifest: Manifest, options: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> tuple[str, dict[str, Any]]:
     """Fills an engine from a checkpoint of any number of ranks and any ZeRO stage.
 
     Args:
@@ -65,7 +65,7 @@ def load_elastically(
         options: as given to `load_checkpoint`.
 
     Returns:
-        The client state, as DeepSpeed's `load_checkpoint` does.
+        Path and client state, as DeepSpeed's `load_checkpoint` does.
 
     Raises:
         CheckpointError: naming what does not fit.
@@ -75,7 +75,7 @@ def load_elastically(
     saved = SavedWeights(folder, manifest)
     states = saved.model_states
     _restore_weights(engine, fragments, saved, options)
-    _restore_others(engine, states)
+    _restore_others(engine, fragments, states, is_strict=options["load_module_strict"])
     taken = {"module"}
     if not options["load_module_only"]:
         if options["load_optimizer_states"]:
@@ -88,18 +88,16 @@ def load_elastically(
         taken |= set(_COUNTERS)
     taken |= {"lr_scheduler"} if options["load_lr_scheduler_states"] else set()
     taken |= {"optimizer"} if options["load_optimizer_states"] else set()
-    return {key: value for key, value in states.items() if key not in taken}
+    return str(saved.model_file), {key: value for key, value in states.items() if key not in taken}
 
 
 def _restore_weights(
     engine: DeepSpeedEngine, fragments: FragmentMap, saved: SavedWeights, options: Mapping[str, Any]
 ) -> None:
-    wanted = {
-        name: tuple(getattr(weight, "ds_shape", weight.shape))
-        for name, weight in engine.module.named_parameters()
-        if weight.requires_grad
-    }
-    there = {name: saved.shape(name) for name in saved.names()}
+    shapes = {n: tuple(getattr(weight, "ds_shape", weight.shape)) for n, weight in engine.module.named_parameters()}
+    wanted = {name: shape for name, shape in shapes.items() if name in fragments}
+    # What was trained then and is not now comes with the others.
+    there = {name: saved.shape(name) for name in saved.names() if name in wanted or name not in shapes}
     odd = sorted(name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name))
     if odd and (options["load_module_strict"] or any(name in wanted and name in there for name in odd)):
         raise CheckpointError(
@@ -111,15 +109,20 @@ def _restore_weights(
         fragments.restore(name, saved.read(name), with_moments=with_moments)
 
 
-def _restore_others(engine: DeepSpeedEngine, states: Mapping[str, Any]) -> None:
-    """Buffers, and weights that nobody trains."""
+def _restore_others(
+    engine: DeepSpeedEngine, fragments: FragmentMap, states: Mapping[str, Any], *, is_strict: bool
+) -> None:
+    """Buffers, and weights that the optimizer does not have."""
     module = states["module"]
-    frozen = [(name, weight) for name, weight in engine.module.named_parameters() if not weight.requires_grad]
+    frozen = [(name, weight) for name, weight in engine.module.named_parameters() if name not in fragments]
     if frozen and engine.zero_optimization_stage() == 3:
         raise CheckpointError(
             f"Expected no frozen parameters at ZeRO stage 3 with a checkpoint of other ranks. Got {frozen[0][0]!r}; "
             "resume on the ranks and the ZeRO stage it was saved with."
         )
+    odd = [name for name, weight in frozen if name not in module or module[name].shape != weight.shape]
+    if odd and is_strict:
+        raise CheckpointError(f"Expected a checkpoint of the same model. Got none of {odd[0]!r}, or of another shape.")
     for name, tensor in [*frozen, *engine.module.named_buffers()]:
         if name in module and module[name].shape == tensor.shape:
             tensor.data.copy_(module[name])

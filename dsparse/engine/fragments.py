@@ -104,6 +104,9 @@ class FragmentMap:
         self._stage: int = engine.zero_optimization_stage()
         self._slices = {} if self._stage else wrapper_slices(engine.optimizer)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._weights
+
     @property
     def partitioned(self) -> bool:
         """Whether ranks own different parts of a weight; if not, each owns all of it."""
@@ -152,8 +155,12 @@ class FragmentMap:
             if key not in state:
                 state[key] = torch.zeros_like(place.owner, dtype=torch.float32)
             place.of(state[key]).copy_(moment_N[part])
-        if saved.step is not None:
-            state["step"] = saved.step.clone() if torch.is_tensor(saved.step) else saved.step
+        if torch.is_tensor(saved.step):
+            # Where it is now: fused optimizers want it on the device, others on the host.
+            now = state.get("step")
+            state["step"] = saved.step.clone().to(now.device if torch.is_tensor(now) else "cpu")
+        elif saved.step is not None:
+            state["step"] = saved.step
 
     def owner_sizes(self) -> list[int]:
         """Elements of each tensor that the optimizer steps on this rank: ZeRO's partition, as two runs must share it
@@ -188,16 +195,7 @@ class FragmentMap:
         """Raises where a sparse weight is not among the parameters that the optimizer was given."""
         optimizer: Any = self._engine.optimizer
         for name, weight in self._weights.items():
-            if not hasattr(optimizer, "param_groups"):
-                found = False
-            elif self._stage == 3:
-                found = optimizer.get_param_id(weight) in optimizer.grad_position
-            elif self._stage:
-                found = hasattr(weight, "_hp_mapping")
-            else:
-                groups = optimizer.param_groups
-                found = id(weight) in self._slices or any(weight is p for g in groups for p in g["params"])
-            if not found:
+            if not is_trained(optimizer, weight, self._stage):
                 raise SparsityError(
                     f"Expected the optimizer to train {name!r}. It is not among the parameters it was given; "
                     "pass all parameters, or exclude the weight in dynamic_sparsity.exclude."
@@ -218,6 +216,19 @@ class FragmentMap:
     def _base_optimizer(self) -> Any:
         """The optimizer inside DeepSpeed's wrapper, whose state is keyed by the owners."""
         return getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
+
+
+def is_trained(optimizer: Any, weight: Any, stage: int) -> bool:
+    """Whether an engine's optimizer has a parameter."""
+    if not weight.requires_grad or not hasattr(optimizer, "param_groups"):
+        return False
+    if stage == 3:
+        return optimizer.get_param_id(weight) in optimizer.grad_position
+    if stage:
+        return hasattr(weight, "_hp_mapping")
+    return id(weight) in wrapper_slices(optimizer) or any(
+        weight is parameter for group in optimizer.param_groups for parameter in group["params"]
+    )
 
 
 def wrapper_slices(optimizer: Any) -> dict[int, tuple[Tensor, int, int]]:

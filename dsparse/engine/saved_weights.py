@@ -65,15 +65,19 @@ class SavedWeights:
             CheckpointError: files of some ranks are not there, or hold what we do not know.
         """
         self._folder = folder
+        manifest.told("layout", "versions")
         self._about = manifest.about
         self._names = sorted(manifest.files)
-        self.model_states: dict[str, Any] = read_data(self._model_file(), mmap=True)
+        self.model_file = self._model_file()
+        self.model_states: dict[str, Any] = read_data(self.model_file, mmap=True)
         """DeepSpeed's own: counters, schedule, buffers, and the client's state."""
         self._pieces: dict[str, list[_Piece]] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         if self._about["layout"]["kind"] != UNIVERSAL:
             try:
                 self._find_pieces(int(self._about["layout"]["zero_stage"]))
+            except CheckpointError:
+                raise
             except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
                 raise CheckpointError(
                     f"Expected files of DeepSpeed {self._about['versions']['deepspeed']} as dsparse knows them in "
@@ -123,7 +127,7 @@ class SavedWeights:
             for name, piece in _stage_0(states, self._about["parameter_names"]):
                 self._pieces.setdefault(name, []).append(piece)
             return
-        if states.get("frozen_param_shapes"):
+        if stage == 3 and states.get("frozen_param_shapes"):
             raise CheckpointError(
                 f"Expected a checkpoint without frozen parameters in {self._folder}, to be resumed on other ranks or "
                 "another ZeRO stage. Got some; resume it as it was saved."

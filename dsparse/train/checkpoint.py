@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dsparse.checkpoint import folder
-from dsparse.checkpoint.manifest import Manifest
+from dsparse.checkpoint.manifest import MANIFEST, Manifest
 from dsparse.errors import CheckpointError, UserError
 from dsparse.files import write_whole
 from dsparse.train.deepspeed_config import MergedRun
@@ -33,7 +33,7 @@ _FREE = (
     "run.train.log_every", "run.train.eval_every", "run.train.eval_samples", "run.train.timeout_s",
     "run.train.max_skipped_steps", "run.checkpoint", "run.monitor", "deepspeed.tensorboard", "deepspeed.checkpoint",
     # How a global batch and the state are cut over the ranks: the order of additions, and nothing else.
-    "world_size", "run.train.micro_batch_size", "deepspeed.train_micro_batch_size_per_gpu",
+    "world_size", "origin", "run.train.micro_batch_size", "deepspeed.train_micro_batch_size_per_gpu",
     "deepspeed.gradient_accumulation_steps", "deepspeed.zero_optimization", "deepspeed.zero_allow_untested_optimizer",
     "deepspeed.zero_force_ds_cpu_optimizer",
 )  # fmt: skip
@@ -76,6 +76,8 @@ class RunRecord:
     world_size: int
     store: dict[str, Any] = field(default_factory=dict)
     """What identifies the data, by the store's own account."""
+    origin: str | None = None
+    """Folder of another run's checkpoint, or of a converted one, that this run went on from."""
 
     @classmethod
     def of(cls, merged: MergedRun, *, world_size: int, store: dict[str, Any]) -> RunRecord:
@@ -129,7 +131,7 @@ def find_checkpoint(resume: str, output: Path) -> Path | None:
         return (root / tags[0]).absolute()
     latest = _latest(root)
     if resume == "auto":
-        return latest
+        return latest or _origin(output)
     if resume == "none":
         if latest is not None:
             raise UserError(
@@ -137,10 +139,11 @@ def find_checkpoint(resume: str, output: Path) -> Path | None:
                 "--checkpoint.resume auto, or choose another --output."
             )
         return None
-    for place in (Path(resume), root / resume):
+    places = (Path(resume), Path(resume) / CHECKPOINTS, root / resume) if resume else ()
+    for place in places:
         if (place / "latest").is_file():
             return _latest(place)
-        if place.is_dir():
+        if (place / MANIFEST).is_file() or (place.is_dir() and place.parent.resolve() == root.resolve()):
             return place.absolute()
     raise UserError(
         f"Expected checkpoint.resume to be auto, last-good, none or a checkpoint. Got {resume!r}, which is neither a "
@@ -150,7 +153,7 @@ def find_checkpoint(resume: str, output: Path) -> Path | None:
 
 def require_same_run(record: RunRecord, checkpoint: Path, output: Path) -> None:
     """Raises UserError if the run that wrote the checkpoint is not this one, or OUTPUT already holds another."""
-    if not is_own(checkpoint, output) and ((output / RECORD).exists() or (output / CHECKPOINTS).exists()):
+    if not is_own(checkpoint, output) and folder.tags(output / CHECKPOINTS):
         raise UserError(
             f"Expected an --output of its own for a run that goes on from {checkpoint}. Got {output}, which holds a "
             "run: choose another, or go on with that one by --checkpoint.resume auto."
@@ -170,7 +173,7 @@ def is_own(checkpoint: Path, output: Path) -> bool:
 
 def point_latest_at(checkpoint: Path) -> None:
     """Makes a checkpoint the one that `auto` goes on from; those after it are written over when the run gets there."""
-    folder.write_latest(checkpoint.parent, checkpoint.name)
+    folder.write_latest(checkpoint.parent, folder.tag_of(checkpoint.name))
 
 
 def _latest(root: Path) -> Path | None:
@@ -184,6 +187,25 @@ def _latest(root: Path) -> Path | None:
         others = f"{LAST_GOOD} takes the last whole one" if folder.tags(root) else "there is no other"
         raise UserError(f"Expected the checkpoint that {root / folder.LATEST} names. Got no folder {found}: {others}.")
     return found.absolute()
+
+
+def _origin(output: Path) -> Path | None:
+    """Where a run came from that was ended before its first own checkpoint.
+
+    Raises:
+        UserError: it is not there any more; to begin at the first step instead would be another run.
+    """
+    try:
+        origin = json.loads((output / RECORD).read_text(encoding="utf-8")).get("origin")
+    except (OSError, ValueError, AttributeError):
+        return None
+    if origin is None:
+        return None
+    if not Path(origin).is_dir():
+        raise UserError(
+            f"Expected the checkpoint that {output} went on from. Got no {origin}; choose another --output."
+        )
+    return Path(origin)
 
 
 def _is_readable(checkpoint: Path) -> bool:

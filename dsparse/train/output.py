@@ -13,10 +13,12 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
+from dsparse.checkpoint.folder import tidy
 from dsparse.errors import UserError
-from dsparse.train.checkpoint import RECORD, RunRecord, is_own, point_latest_at
+from dsparse.train.checkpoint import CHECKPOINTS, RECORD, RunRecord, is_own, point_latest_at
 from dsparse.train.events import forget_events_after
 from dsparse.train.metrics import adopt_rows, forget_rows_after
 
@@ -73,10 +75,13 @@ def continue_record(
         step: optimizer steps already done.
         old_events: event files of earlier sessions.
     """
+    tidy(output / CHECKPOINTS)
     if checkpoint is not None and not is_own(checkpoint, output):
+        # First, so that a session killed right after goes on from the same place.
+        record = replace(record, origin=str(checkpoint))
+        record.write(output)
         adopt_rows(output, checkpoint.parent.parent, step)
     elif checkpoint is not None:
-        # First, so that a session killed right after goes on from the same place.
         point_latest_at(checkpoint)
     forget_rows_after(output, step)
     forget_events_after(old_events, step=step, samples_per_step=record.run["train"]["global_batch_size"])

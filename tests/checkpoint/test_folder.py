@@ -16,12 +16,12 @@ from dsparse.faults import VARIABLE
 from dsparse.files import write_hashed
 
 
-def save(root: Path, step: int, content: bytes = b"weights", tag: str | None = None) -> str:
+def save(root: Path, step: int, content: bytes = b"weights", *, saved_at: str = "") -> str:
     """A checkpoint of one file, as an engine saves it."""
-    tag = f"step{step}" if tag is None else tag
+    tag = f"step{step}"
     aside = folder.begin(root, tag)
     record = write_hashed(aside / "model.pt", lambda stream: stream.write(content))
-    Manifest(files={"model.pt": record}, about={"global_steps": step}).write(aside)
+    Manifest(files={"model.pt": record}, about={"global_steps": step, "saved_at": saved_at}).write(aside)
     folder.publish(root, tag)
     folder.write_latest(root, tag)
     return tag
@@ -63,6 +63,7 @@ def test_killed_over_an_old_one_either_is_there(tmp_path: Path, point: str) -> N
     assert folder.latest_tag(tmp_path) == "step9"
     assert content(tmp_path, "step9") == b"old"
     assert save(tmp_path, 10) == "step10"
+    folder.tidy(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step10", "step9"]
 
 
@@ -98,6 +99,19 @@ def test_the_latest_stays_though_it_is_old(tmp_path: Path) -> None:
     assert folder.prune(tmp_path, keep=1, keep_every=0) == ["step20"]
 
 
+def test_after_going_back_the_last_saved_stay(tmp_path: Path) -> None:
+    for number, step in enumerate((10, 20, 30, 12, 14)):  # went back to 10
+        save(tmp_path, step, saved_at=f"2026-01-01T00:00:0{number}")
+    assert sorted(folder.prune(tmp_path, keep=2, keep_every=0)) == ["step10", "step20", "step30"]
+
+
+@pytest.mark.parametrize(("keep", "keep_every"), [(0, 0), (-1, 0), (1, -3)])
+def test_numbers_out_of_range_remove_nothing(tmp_path: Path, keep: int, keep_every: int) -> None:
+    save(tmp_path, 10)
+    with pytest.raises(CheckpointError, match="at least 1"):
+        folder.prune(tmp_path, keep=keep, keep_every=keep_every)
+
+
 def test_what_is_no_checkpoint_is_not_removed(tmp_path: Path) -> None:
     for step in (10, 20):
         save(tmp_path, step)
@@ -116,7 +130,7 @@ def test_good_ones_are_those_of_which_every_byte_is_there(tmp_path: Path) -> Non
     assert list(folder.good_tags(tmp_path)) == ["step10"]
 
 
-@pytest.mark.parametrize("tag", ["", "a/b", "..", ".hidden", "latest", "a\0b"])
+@pytest.mark.parametrize("tag", ["", "a/b", "..", ".hidden", "latest", "a\0b", " a", "a\n", "a" * 300])
 def test_a_tag_must_be_able_to_name_a_folder(tag: str) -> None:
     with pytest.raises(CheckpointError, match="tag"):
         folder.require_tag(tag)

@@ -76,9 +76,6 @@ def test_clipping_sees_active_weights_only(two_ranks: RankPool, stage: int, prec
         assert result["outside"] == 0
         assert 0.1 < result["active"] < 10
         assert result["clipped"] == pytest.approx(0.1, rel=1e-4 if precision == "fp32" else 1e-2)
-        if (stage, precision) == (0, "fp32"):
-            assert result["reported"] is None  # here DeepSpeed clips without keeping the norm
-            continue
         # DeepSpeed sums squares per rank and adds; we sum them in one go.
         assert result["reported"] == pytest.approx(result["active"], rel=1e-5 if precision == "fp32" else 1e-2)
 
@@ -198,11 +195,12 @@ def broken_weight_run(stage: int) -> Any:
     try:
         backward(engine, Batches(torch.float32), 1)
         engine.step()
+        backward(engine, Batches(torch.float32), 1)
+        # Behind the gradients, which would make the step be skipped.
         fragment = engine._fragments["mix.weight"]
         if fragment.master_n.numel():
             fragment.master_n[0] = float("nan")
         try:
-            backward(engine, Batches(torch.float32), 1)
             engine.step()
         except Exception as error:
             return type(error).__name__, str(error), before == pattern_numbers(engine)
@@ -217,26 +215,6 @@ def test_patterns_never_update_from_weights_that_are_not_finite(two_ranks: RankP
         assert kind == "NonFiniteWeightError"
         assert "'mix.weight'" in message
         assert unchanged
-
-
-def nan_input_run(stage: int) -> str | None:
-    """A NaN in the first input, which stage 0 lets into the weights; how it is called."""
-    engine = make_engine(Cell(stage, "fp32"))
-    try:
-        for _ in range(4):
-            engine.backward(engine(torch.full((4, 24), float("nan"))).sum())
-            engine.step()
-        return None
-    except Exception as error:
-        return type(error).__name__
-    finally:
-        engine.destroy()
-
-
-def test_weights_that_are_not_finite_are_called_that(two_ranks: RankPool) -> None:
-    """Not an invariant that something else broke. ZeRO skips such a step in any precision."""
-    assert two_ranks.run(nan_input_run, 0) == ["NonFiniteWeightError"] * 2
-    assert two_ranks.run(nan_input_run, 1) == [None] * 2
 
 
 def tampered_run(stage: int, state: str) -> None:
