@@ -13,6 +13,7 @@ import pytest
 from dsparse.checkpoint.manifest import MANIFEST, Manifest
 from dsparse.errors import UserError
 from dsparse.train.checkpoint import RunRecord, RunState, find_checkpoint, require_same_run
+from dsparse.train.output import continue_record
 
 
 def make_checkpoint(output: Path, tag: str, *, is_latest: bool = True) -> Path:
@@ -99,3 +100,28 @@ def test_state_goes_through_a_checkpoint_unchanged(tmp_path: Path) -> None:
     assert RunState.from_client_state({"other": 1, **state.to_client_state()}, tmp_path) == state
     with pytest.raises(UserError, match=r"checkpoint of pretrain\.py"):
         RunState.from_client_state({"other": 1}, tmp_path)
+
+
+def test_a_run_from_elsewhere_that_was_cut_off_goes_on_from_there(tmp_path: Path) -> None:
+    elsewhere = make_checkpoint(tmp_path / "elsewhere", "step20")
+    output = tmp_path / "output"
+    (output / "checkpoints").mkdir(parents=True)
+    new = dataclasses.replace(record(), run={**record().run, "train": {"steps": 10, "global_batch_size": 4}})
+    continue_record(output, new, checkpoint=elsewhere, step=20, old_events=[])
+    assert find_checkpoint("auto", output) == elsewhere
+    require_same_run(record(), elsewhere, output)  # the same command again is no other run
+    own = make_checkpoint(output, "step30")
+    assert find_checkpoint("auto", output) == own
+    with pytest.raises(UserError, match="holds a run"):
+        require_same_run(record(), elsewhere, output)
+    shutil.rmtree(output / "checkpoints")
+    shutil.rmtree(elsewhere)
+    with pytest.raises(UserError, match=r"went on from.*step20"):
+        find_checkpoint("auto", output)
+
+
+def test_a_runs_folder_means_its_last_checkpoint_and_nothing_means_none(tmp_path: Path) -> None:
+    own = make_checkpoint(tmp_path / "run", "step10")
+    assert find_checkpoint(str(tmp_path / "run"), tmp_path / "other") == own
+    with pytest.raises(UserError, match="Got ''"):
+        find_checkpoint("", tmp_path)
