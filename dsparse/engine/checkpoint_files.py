@@ -55,6 +55,10 @@ class CheckpointFiles(TorchCheckpointEngine):
             raise self._failure
         return {path.relative_to(folder).as_posix(): record for path, record in self._records.items()}
 
+    def stop(self) -> None:
+        """A save ends before its time."""
+        self._is_saving = False
+
     def save(self, state_dict: Any, path: str) -> None:
         """Writes one file; DeepSpeed calls it."""
         try:

@@ -93,11 +93,12 @@ class DurableEngine(DeepSpeedEngine):
         self._agreement.together(lambda: folder.begin(root, tag) if writes else None, f"making {aside}")
         files.begin()
         state = client_state or {}
-        super().save_checkpoint(str(root), aside.name, state, False, exclude_frozen_parameters)
         try:
+            super().save_checkpoint(str(root), aside.name, state, False, exclude_frozen_parameters)
             self._write_manifest(aside, tag, state)
             self._agreement.together(publish, f"giving {root / tag} its name")
         except Exception:
+            files.stop()
             if writes:
                 folder.abandon(root, tag)
             raise
