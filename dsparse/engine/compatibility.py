@@ -79,7 +79,9 @@ def check_config(config: Mapping[str, Any]) -> None:
         "compile.deepcompile": bool(_section(config, "compile").get("deepcompile")),
         "weight_quantization": bool(config.get("weight_quantization")),
         "checkpoint.writer.decoupled": bool(_section(_section(config, "checkpoint"), "writer").get("decoupled")),
-        "checkpoint.load_universal": bool(_section(config, "checkpoint").get("load_universal")),
+        "checkpoint.load_universal (checkpoints load on any ranks without it)": bool(
+            _section(config, "checkpoint").get("load_universal")
+        ),
         "optimizer.params.eps = 0 (an inactive weight would become 0 / 0)": _number(
             _section(config, "optimizer"), "params", "eps", 1.0
         )
