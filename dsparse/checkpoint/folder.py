@@ -116,8 +116,7 @@ def write_latest(root: Path, tag: str) -> None:
 
 def tags(root: Path) -> list[str]:
     """All checkpoints of a folder, the one with the most steps first; one that cannot say comes last."""
-    named = [path.name for path in root.glob("*") if (path / MANIFEST).is_file() and not path.name.startswith(".")]
-    return sorted(named, key=lambda tag: (_steps(root / tag), tag), reverse=True)
+    return sorted(_named(root), key=lambda tag: (_age(root / tag)[1], tag), reverse=True)
 
 
 def good_tags(root: Path) -> Iterator[str]:
@@ -146,13 +145,11 @@ def prune(root: Path, *, keep: int, keep_every: int) -> list[str]:
     """
     if keep < 1 or keep_every < 0:
         raise CheckpointError(f"Expected to keep at least 1, and every 0 steps or more. Got {keep} and {keep_every}.")
-    named = [tag for tag in tags(root) if _steps(root / tag) >= 0]
-    named.sort(key=lambda tag: (_saved_at(root / tag), _steps(root / tag)), reverse=True)
-    old = [
-        tag
-        for tag in named[keep:]
-        if tag != latest_tag(root) and not (keep_every and _steps(root / tag) % keep_every == 0)
-    ]
+    latest = latest_tag(root)
+    # The one saved last first.
+    named = sorted(((*_age(root / tag), tag) for tag in _named(root)), reverse=True)
+    readable = [(steps, tag) for _, steps, tag in named if steps >= 0]
+    old = [tag for steps, tag in readable[keep:] if tag != latest and not (keep_every and steps % keep_every == 0)]
     for tag in old:
         # Under another name first: a removal that is cut off leaves no damaged checkpoint.
         removing = root / f"{_REMOVING}{tag}"
@@ -171,12 +168,14 @@ def _put_back(replaced: Path) -> None:
         replaced.rename(original)
 
 
-def _steps(folder: Path) -> int:
+def _named(root: Path) -> list[str]:
+    return [path.name for path in root.glob("*") if (path / MANIFEST).is_file() and not path.name.startswith(".")]
+
+
+def _age(folder: Path) -> tuple[str, int]:
+    """When a checkpoint was saved and its steps; -1 where it cannot say."""
     try:
-        return int(Manifest.read(folder).about["global_steps"])
+        about = Manifest.read(folder).about
+        return str(about.get("saved_at", "")), int(about["global_steps"])
     except (CheckpointError, KeyError, TypeError, ValueError, OverflowError):
-        return -1
-
-
-def _saved_at(folder: Path) -> str:
-    return str(Manifest.read(folder).about.get("saved_at", ""))
+        return "", -1

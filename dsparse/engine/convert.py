@@ -1,7 +1,7 @@
 """A checkpoint of no number of ranks and no ZeRO stage: a file per weight and state, as in DeepSpeed's universal ones.
 
-No process group is needed, and one weight at a time is held in memory. What a conversion writes is resumed like any
-other checkpoint, on any ranks and at any stage.
+No process group is needed. Beside the model's own weights, one weight's states at a time are held in memory. What a
+conversion writes is resumed like any other checkpoint, on any ranks and at any stage.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ def _model_states(saved: SavedWeights, precision: str) -> dict[str, Any]:
     """DeepSpeed's own states, with the weights whole and without what belongs to ranks."""
     states = dict(saved.model_states)
     module = dict(states["module"])
-    for name in saved.names():
+    # At stage 3 DeepSpeed leaves them empty here; otherwise they are there, in the precision of the run.
+    for name in [name for name in saved.names() if tuple(module[name].shape) != saved.shape(name)]:
         module[name] = saved.read(name).master_N.reshape(saved.shape(name)).to(_DTYPES[precision])
     return states | {"module": module, "optimizer": None}
 

@@ -25,7 +25,7 @@ from dsparse.engine.agree import Agreement
 from dsparse.engine.checkpoint_files import CheckpointFiles
 from dsparse.engine.compatibility import check_checkpoint_writer
 from dsparse.engine.elastic import about_optimizer, layout_of, load_elastically
-from dsparse.engine.fragments import FragmentMap, is_trained
+from dsparse.engine.fragments import FragmentMap, trained_weights
 from dsparse.engine.wholeness import NODES, require_whole
 from dsparse.engine.world import release_shared_buffers
 from dsparse.errors import CheckpointError
@@ -48,9 +48,8 @@ class DurableEngine(DeepSpeedEngine):
         self._agreement = Agreement(self.data_parallel_group, self.device)
         self._agreement.any_rank([False])  # every rank is there
         release_shared_buffers()
-        stage = self.zero_optimization_stage()
-        trained = {n: w for n, w in self.module.named_parameters() if is_trained(self.optimizer, w, stage)}
-        self._all_weights = FragmentMap(self, trained)
+        weights = dict(self.module.named_parameters())
+        self._all_weights = FragmentMap(self, trained_weights(self.optimizer, weights, self.zero_optimization_stage()))
 
     def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """As DeepSpeed's; a loss that is not finite makes every gradient NaN, by which all ranks skip the step."""
@@ -142,7 +141,7 @@ class DurableEngine(DeepSpeedEngine):
 
         Args:
             save_dir: as given to `save_checkpoint`.
-            keep: how many of those with the most steps stay, at least 1; the one that `latest` names stays too.
+            keep: how many of those saved last stay, at least 1; the one that `latest` names stays too.
             keep_every: those at a multiple of so many steps stay as well; 0 keeps none for that.
         """
 

@@ -193,9 +193,9 @@ class FragmentMap:
 
     def check_all_found(self) -> None:
         """Raises where a sparse weight is not among the parameters that the optimizer was given."""
-        optimizer: Any = self._engine.optimizer
-        for name, weight in self._weights.items():
-            if not is_trained(optimizer, weight, self._stage):
+        found = trained_weights(self._engine.optimizer, self._weights, self._stage)
+        for name in self._weights:
+            if name not in found:
                 raise SparsityError(
                     f"Expected the optimizer to train {name!r}. It is not among the parameters it was given; "
                     "pass all parameters, or exclude the weight in dynamic_sparsity.exclude."
@@ -218,17 +218,19 @@ class FragmentMap:
         return getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
 
 
-def is_trained(optimizer: Any, weight: Any, stage: int) -> bool:
-    """Whether an engine's optimizer has a parameter."""
-    if not weight.requires_grad or not hasattr(optimizer, "param_groups"):
-        return False
-    if stage == 3:
-        return optimizer.get_param_id(weight) in optimizer.grad_position
-    if stage:
-        return hasattr(weight, "_hp_mapping")
-    return id(weight) in wrapper_slices(optimizer) or any(
-        weight is parameter for group in optimizer.param_groups for parameter in group["params"]
-    )
+def trained_weights(optimizer: Any, weights: Mapping[str, Any], stage: int) -> dict[str, Any]:
+    """Those of the weights that an engine's optimizer has, by name."""
+    if not hasattr(optimizer, "param_groups"):
+        return {}
+    of_groups = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    known = of_groups | wrapper_slices(optimizer).keys() if stage == 0 else set()
+
+    def is_known(weight: Any) -> bool:
+        if stage == 3:
+            return optimizer.get_param_id(weight) in optimizer.grad_position
+        return hasattr(weight, "_hp_mapping") if stage else id(weight) in known
+
+    return {name: weight for name, weight in weights.items() if weight.requires_grad and is_known(weight)}
 
 
 def wrapper_slices(optimizer: Any) -> dict[int, tuple[Tensor, int, int]]:

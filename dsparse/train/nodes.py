@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from pathlib import Path
 
-from dsparse.engine.world import launched_world_size, rank, sum_over_ranks
+from dsparse.engine.world import launched_world_size, rank, sum_over_ranks, whole_world
 from dsparse.errors import UserError
 from dsparse.train.checkpoint import RECORD
 from dsparse.train.deepspeed_config import MergedRun
@@ -24,10 +23,7 @@ def is_storage_apart(merged: MergedRun) -> bool:
 def require_same_checkpoint(plan: Plan) -> None:
     """Raises UserError on every rank unless all go on from a checkpoint of the same name, or all begin anew."""
     found = "none" if plan.checkpoint is None else plan.checkpoint.name
-    # 40 bits: the sum over thousands of ranks is still exact in float64.
-    digest = int.from_bytes(hashlib.blake2b(found.encode(), digest_size=5).digest(), "little")
-    is_odd = sum_over_ranks([digest])[0] != digest * launched_world_size()
-    if sum_over_ranks([is_odd])[0] > 0:
+    if len(set(whole_world().gather_plain(found))) > 1:
         raise UserError(
             f"Expected to find the same checkpoint on every rank. Got {found} on rank {rank()} and another on others: "
             "name one that all nodes have by --checkpoint.resume, or copy the missing files from node to node."

@@ -13,20 +13,12 @@ import pytest
 import torch
 
 from dsparse.train.config import CHECKOUT
-from tests.data.store_fixture import make_small_store
-from tests.e2e.lab import STEPS, Lab, assert_same_end, find_free_port, results
+from tests.e2e.lab import STEPS, Lab, assert_same_end, results
 
 pytestmark = pytest.mark.distributed
 
 # Dropout is drawn anew on each rank, so only without it a run does not depend on their number.
 FLAGS = ["--model.dropout=0", "--checkpoint.keep=3", "--checkpoint.keep_every=4", "--train.eval_every=0"]
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    root = tmp_path_factory.mktemp("checkpoints")
-    make_small_store(root / "store")
-    return Lab(root, find_free_port)
 
 
 @pytest.fixture(scope="module")

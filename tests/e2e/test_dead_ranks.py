@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ import pytest
 
 from dsparse.engine.watchdog import EXIT_CODE
 from dsparse.train.config import CHECKOUT
-from tests.data.store_fixture import make_small_store
-from tests.e2e.lab import find_free_port
 from tests.e2e.launches import Launch, Launches
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -51,15 +48,6 @@ def get_stuck(seed, *, step, rank):
 loop.seed_step = get_stuck
 pretrain.main()
 """
-
-
-@pytest.fixture(scope="module")
-def launches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launches]:
-    root = tmp_path_factory.mktemp("dead")
-    make_small_store(root / "store")
-    made = Launches(root, find_free_port)
-    yield made
-    made.close()
 
 
 def start(launches: Launches, output: str, **kwargs: Any) -> Launch:

@@ -9,21 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.store_fixture import make_small_store
 from tests.e2e.kills import draw_kills, run_and_kill
-from tests.e2e.lab import Lab, assert_same_end, find_free_port, results
+from tests.e2e.lab import Lab, assert_same_end, results
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 STEPS = 40
 FLAGS = [f"--train.steps={STEPS}", "--checkpoint.save_every=2", "--train.eval_every=0", "--checkpoint.keep=2"]
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    root = tmp_path_factory.mktemp("kills")
-    make_small_store(root / "store")
-    return Lab(root, find_free_port)
 
 
 def test_killed_eight_times_it_ends_in_the_same_bits(lab: Lab) -> None:

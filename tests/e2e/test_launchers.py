@@ -18,7 +18,6 @@ import pytest
 
 from dsparse.train.config import CHECKOUT
 from dsparse.train.metrics import read_rows
-from tests.data.store_fixture import make_small_store
 from tests.e2e.lab import TIMEOUT_S, Lab, assert_same_end, find_free_port, results
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -49,13 +48,6 @@ STAND_IN_SCONTROL = """#!/usr/bin/env bash
 [[ "$1 $2" == "show hostnames" ]] || exit 1
 tr ',' '\\n' <<< "$3"
 """
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    root = tmp_path_factory.mktemp("launchers")
-    make_small_store(root / "store")
-    return Lab(root, find_free_port)
 
 
 @pytest.fixture(scope="module")

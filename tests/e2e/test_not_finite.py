@@ -9,17 +9,9 @@ import pytest
 
 from dsparse.checkpoint import folder
 from dsparse.train.metrics import read_rows
-from tests.data.store_fixture import make_small_store
-from tests.e2e.lab import Lab, find_free_port
+from tests.e2e.lab import Lab
 
 pytestmark = pytest.mark.distributed
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    root = tmp_path_factory.mktemp("not_finite")
-    make_small_store(root / "store")
-    return Lab(root, find_free_port)
 
 
 @pytest.mark.parametrize(("ranks", "engine", "dense"), [(2, "zero1", False), (1, "zero0", False), (1, "zero0", True)])

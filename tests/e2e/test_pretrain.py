@@ -17,7 +17,6 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dsparse.train.metrics import read_rows
-from tests.data.store_fixture import make_small_store
 from tests.e2e.lab import (
     LOG_EVERY,
     PEAK,
@@ -26,18 +25,10 @@ from tests.e2e.lab import (
     TIMEOUT_S,
     Lab,
     assert_same_end,
-    find_free_port,
     results,
 )
 
 pytestmark = pytest.mark.distributed
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    root = tmp_path_factory.mktemp("pretrain")
-    make_small_store(root / "store")
-    return Lab(root, find_free_port)
 
 
 @pytest.fixture(scope="module")

@@ -9,29 +9,19 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import psutil
 import pytest
 
 from dsparse.train.launcher import is_gone
 from dsparse.train.stop import SAME_REQUEST_S
-from tests.data.store_fixture import make_small_store
-from tests.e2e.lab import assert_same_end, find_free_port, results
+from tests.e2e.lab import assert_same_end, results
 from tests.e2e.launches import START_S, Launch, Launches
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 END_S = 60.0
-
-
-@pytest.fixture(scope="module")
-def launches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launches]:
-    root = tmp_path_factory.mktemp("stop")
-    make_small_store(root / "store")
-    made = Launches(root, find_free_port)
-    yield made
-    made.close()
 
 
 def to_one_rank(launch: Launch) -> None:
