@@ -1,0 +1,59 @@
+"""The orders in which kernels walk a pattern's blocks, derived from it once per update.
+
+Block values are stored by slot, and slots are in no order. A kernel that computes outputs walks the blocks of one block
+row after another, one that computes input gradients those of one block column after another. Both find their blocks
+through a list of slots and offsets into it: CSR and CSC, with slots for the entries.
+
+Shape legend: S slots, R block rows, C block columns.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dsparse.pattern.block_pattern import BlockPattern
+
+
+class BlockIndex(NamedTuple):
+    """Where the blocks of a packed weight are. A tuple of tensors, so that an op can take it apart."""
+
+    rows_S: Tensor
+    """int32 [S], block row of each slot."""
+    cols_S: Tensor
+    """int32 [S], block column of each slot."""
+    row_offsets: Tensor
+    """int32 [R + 1]: the slots of block row r are `row_slots[row_offsets[r] : row_offsets[r + 1]]`."""
+    row_slots: Tensor
+    """int32 [S], slots by (row, column)."""
+    col_offsets: Tensor
+    """int32 [C + 1]: the slots of block column c are `col_slots[col_offsets[c] : col_offsets[c + 1]]`."""
+    col_slots: Tensor
+    """int32 [S], slots by (column, row)."""
+
+    @classmethod
+    def of(cls, pattern: BlockPattern) -> BlockIndex:
+        """The index of a pattern, on the pattern's device."""
+        num_rows, num_cols = pattern.grid
+        rows_S, cols_S = pattern.rows.to(torch.int64), pattern.cols.to(torch.int64)
+        return cls(
+            rows_S=pattern.rows.contiguous(),
+            cols_S=pattern.cols.contiguous(),
+            row_offsets=_offsets(rows_S, num_rows),
+            row_slots=(rows_S * num_cols + cols_S).argsort().to(torch.int32),
+            col_offsets=_offsets(cols_S, num_cols),
+            col_slots=(cols_S * num_rows + rows_S).argsort().to(torch.int32),
+        )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(R, C), blocks."""
+        return self.row_offsets.numel() - 1, self.col_offsets.numel() - 1
+
+
+def _offsets(lines_S: Tensor, num_lines: int) -> Tensor:
+    """int32 [num_lines + 1], where each line's blocks begin in an order by line."""
+    counts = torch.bincount(lines_S, minlength=num_lines)
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(torch.int32)
