@@ -32,12 +32,12 @@ class WeightWitness:
     """Digest of the pattern as it is in memory now."""
     recorded: int
     """Digest taken when the pattern was set."""
-    mask_matches: bool
-    """Whether the mask in force is the pattern's."""
+    is_in_force: bool
+    """Whether it is what the weight's layout masks or computes with."""
 
     def as_int64(self) -> tuple[int, int, int]:
         """Three int64 values for the wire."""
-        return _to_int64(self.digest), _to_int64(self.recorded), int(self.mask_matches)
+        return _to_int64(self.digest), _to_int64(self.recorded), int(self.is_in_force)
 
 
 class Agreement:
@@ -127,7 +127,7 @@ class Agreement:
             when: for the message, "before update 3".
         """
         summary = _to_int64(hash_sum(one.digest for one in witnesses.values()))
-        is_sound = all(one.digest == one.recorded and one.mask_matches for one in witnesses.values())
+        is_sound = all(one.digest == one.recorded and one.is_in_force for one in witnesses.values())
         mine = torch.tensor([summary, int(is_sound)], dtype=torch.int64, device=self._device)
         theirs_W2 = self._gather(mine)
         if bool((theirs_W2[:, 0] == theirs_W2[0, 0]).all()) and bool((theirs_W2[:, 1] == 1).all()):
@@ -167,7 +167,7 @@ def _explain(names: list[str], all_WN3: Tensor) -> list[str]:
             if digests[rank] != recorded[rank]:
                 problems.append(f"weight {name!r} changed in memory on rank {rank}")
             elif not matches[rank]:
-                problems.append(f"weight {name!r} has a mask that is not its pattern's on rank {rank}")
+                problems.append(f"weight {name!r} computes with another pattern than its own on rank {rank}")
             elif is_majority and digests[rank] != most_common:
                 problems.append(f"weight {name!r} on rank {rank} is not what most ranks have")
         if not is_majority:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from dsparse.errors import UserError
+from dsparse.kernels.backend import Kernel
 from dsparse.methods import METHODS
 from dsparse.methods.scores import Norm
 from dsparse.schedule import DropSchedule
@@ -22,7 +23,7 @@ MAX_BLOCK_SIZE = 256
 """Elements per block side at which block norms in fixed point still hold any healthy weight."""
 
 Distribution = Literal["uniform", "erk"]
-Layout = Literal["masked"]
+Layout = Literal["masked", "packed"]
 LearningRateRule = Literal["none", "paper"]
 
 
@@ -54,7 +55,9 @@ class SparsityConfig:
     regrow_dropped: bool = False
     """Whether a block dropped by an update may be grown again by that same update."""
     layout: Layout = "masked"
-    """How weights hold their pattern."""
+    """How weights hold their pattern: "masked" is dense with zeros, "packed" stores and computes active blocks only."""
+    kernel: Kernel = "auto"
+    """What computes packed weights: "auto" takes the device's own; "reference", "cpu", "triton" by name."""
     modules: tuple[str, ...] = ()
     """Filters for names of the weights to make sparse; none means every `nn.Linear` not tied to an embedding."""
     exclude: tuple[str, ...] = ()
@@ -127,6 +130,8 @@ def settings_without_effect(block: Mapping[str, Any], config: SparsityConfig) ->
         found.append("updates = 1: the pattern changes updates - 1 times, so never")
     elif config.drop_fraction == 0:
         found.append("drop_fraction = 0: updates move nothing")
+    if config.layout != "packed" and "kernel" in block:
+        found.append(f"kernel: layout {config.layout!r} is computed by torch")
     return found
 
 
@@ -198,6 +203,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "score": _one_of(*get_args(Norm)),
     "regrow_dropped": (lambda v: isinstance(v, bool), "true or false"),
     "layout": _one_of(*get_args(Layout)),
+    "kernel": _one_of(*get_args(Kernel)),
     "modules": (_is_list_of_strings, "a list of filters for parameter names"),
     "exclude": (_is_list_of_strings, "a list of filters for parameter names"),
     "seed": (_is_int(0, 2**63), "an integer in [0, 2**63)"),

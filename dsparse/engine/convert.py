@@ -1,7 +1,9 @@
 """A checkpoint of no number of ranks and no ZeRO stage: a file per weight and state, as in DeepSpeed's universal ones.
 
-No process group is needed. Beside the model's own weights, one weight's states at a time are held in memory. What a
-conversion writes is resumed like any other checkpoint, on any ranks and at any stage.
+Sparse weights are written dense, with zeros, whichever layout saved them, so that what reads DeepSpeed's form reads
+these. What a conversion writes is resumed like any other checkpoint, on any ranks, at any stage and in any layout.
+
+No process group is needed. Beside the model's own weights, one weight's states at a time are held in memory.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ import torch
 
 from dsparse.checkpoint import folder
 from dsparse.checkpoint.manifest import Manifest
-from dsparse.checkpoint.patterns import FILE_NAME
+from dsparse.checkpoint.patterns import FILE_NAME, load_state
 from dsparse.engine.checkpoint_files import read_data
+from dsparse.engine.saved_layout import SavedInLayout
 from dsparse.engine.saved_weights import UNIVERSAL, WEIGHTS_FOLDER, SavedWeights
 from dsparse.errors import CheckpointError
 from dsparse.files import FileRecord, flush_to_disk, leaving, write_hashed
@@ -49,7 +52,7 @@ def convert(source: Path, root: Path, *, follow: Callable[[int, int], None] = la
         raise CheckpointError(f"Expected a checkpoint as a run saves it. Got {source}, which is converted already.")
     if (root / tag).exists():
         raise CheckpointError(f"Expected no {root / tag}. Got one; choose another folder.")
-    saved = SavedWeights(source, manifest)
+    saved = _open(source, manifest)
     outside = leaving(f"{WEIGHTS_FOLDER}/{name}/fp32.pt" for name in saved.names())
     if outside:
         raise CheckpointError(f"Expected names of weights in {source}. Got one that leads elsewhere: do not use it.")
@@ -70,6 +73,13 @@ def convert(source: Path, root: Path, *, follow: Callable[[int, int], None] = la
     if folder.tags(root)[0] == tag:
         folder.write_latest(root, tag)
     return root / tag
+
+
+def _open(source: Path, manifest: Manifest) -> SavedWeights:
+    if FILE_NAME not in manifest.files:
+        return SavedWeights(source, manifest)
+    patterns = {name: history.pattern for name, history in load_state(source).histories.items()}
+    return SavedInLayout(source, manifest, patterns, packed=False)
 
 
 def _write_weights(saved: SavedWeights, aside: Path, follow: Callable[[int, int], None]) -> dict[str, FileRecord]:

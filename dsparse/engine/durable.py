@@ -26,6 +26,7 @@ from dsparse.engine.checkpoint_files import CheckpointFiles
 from dsparse.engine.compatibility import check_checkpoint_writer
 from dsparse.engine.elastic import about_optimizer, layout_of, load_elastically
 from dsparse.engine.fragments import FragmentMap, trained_weights
+from dsparse.engine.saved_weights import SavedWeights
 from dsparse.engine.wholeness import NODES, require_whole
 from dsparse.engine.world import release_shared_buffers
 from dsparse.errors import CheckpointError
@@ -165,9 +166,16 @@ class DurableEngine(DeepSpeedEngine):
                 _in_words(then),
                 _in_words(now),
             )
-        return self._agreement.together(
-            lambda: load_elastically(self, self._all_weights, root / name, manifest, options), f"loading {root / name}"
-        )
+
+        def load() -> tuple[str, dict[str, Any]]:
+            saved = self._saved_weights(root / name, manifest)
+            return load_elastically(self, self._all_weights, saved, manifest, options)
+
+        return self._agreement.together(load, f"loading {root / name}")
+
+    def _saved_weights(self, folder: Path, manifest: Manifest) -> SavedWeights:
+        """The weights of a checkpoint as this engine stores them."""
+        return SavedWeights(folder, manifest)
 
     def _can_read_files_of(self, manifest: Manifest, options: Mapping[str, Any]) -> bool:
         # Without optimizer state DeepSpeed's stage 3 takes the weights of another tag, the one `latest` names.
@@ -279,7 +287,8 @@ class DurableEngine(DeepSpeedEngine):
 def _in_words(layout: Mapping[str, Any]) -> str:
     if "world_size" not in layout:
         return f"nobody in particular ({layout['kind']})"
-    return f"{layout['world_size']} ranks at ZeRO stage {layout['zero_stage']} in {layout['precision']}"
+    packed = ", packed" if layout.get("weights") == "packed" else ""
+    return f"{layout['world_size']} ranks at ZeRO stage {layout['zero_stage']} in {layout['precision']}{packed}"
 
 
 def _is_plain(value: Any) -> bool:

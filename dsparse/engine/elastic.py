@@ -8,7 +8,6 @@ the same few lines and moves no bit: masters and moments are copied, low-precisi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,14 +52,14 @@ def about_optimizer(engine: DeepSpeedEngine) -> dict[str, Any]:
 
 @torch.no_grad()
 def load_elastically(
-    engine: DeepSpeedEngine, fragments: FragmentMap, folder: Path, manifest: Manifest, options: Mapping[str, Any]
+    engine: DeepSpeedEngine, fragments: FragmentMap, saved: SavedWeights, manifest: Manifest, options: Mapping[str, Any]
 ) -> tuple[str, dict[str, Any]]:
     """Fills an engine from a checkpoint of any number of ranks and any ZeRO stage.
 
     Args:
         engine: of the same model.
         fragments: of all its trained weights.
-        folder: a checkpoint that has been found whole.
+        saved: the weights of a checkpoint that has been found whole, as the engine stores them.
         manifest: of it.
         options: as given to `load_checkpoint`.
 
@@ -72,7 +71,6 @@ def load_elastically(
     """
     if options["custom_load_fn"] is not None:
         raise CheckpointError("Expected no custom_load_fn with a checkpoint of other ranks. Got one; convert it first.")
-    saved = SavedWeights(folder, manifest)
     states = saved.model_states
     _restore_weights(engine, fragments, saved, options)
     _restore_others(engine, fragments, states, is_strict=options["load_module_strict"])

@@ -17,9 +17,11 @@ from dsparse.engine.config import SparsityConfig
 from dsparse.engine.durable import DurableEngine
 from dsparse.engine.fragments import FragmentMap
 from dsparse.engine.report import UpdateReport
+from dsparse.engine.saved_layout import SavedInLayout
+from dsparse.engine.saved_weights import SavedWeights
 from dsparse.engine.updater import SparsityUpdater
 from dsparse.files import FileRecord
-from dsparse.layout.masked import MaskedWeight
+from dsparse.layout.base import WeightLayout
 from dsparse.pattern.block_pattern import BlockPattern
 from dsparse.pattern.history import PatternHistory
 
@@ -38,7 +40,7 @@ class SparseEngine(DurableEngine):
         sparsity: SparsityConfig,
         weights: Mapping[str, nn.Parameter],
         patterns: Mapping[str, BlockPattern],
-        layouts: Mapping[str, MaskedWeight],
+        layouts: Mapping[str, WeightLayout],
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -126,12 +128,19 @@ class SparseEngine(DurableEngine):
         begins_anew = options["load_module_only"]
         if begins_anew:
             histories = {name: PatternHistory.begin(history.pattern) for name, history in histories.items()}
-        self._sparsity.restore(histories, 0 if begins_anew else state.num_updates)
-        if not options["load_optimizer_states"]:
-            # Moments that this engine already had belong to the patterns it had before.
-            self._sparsity.zero_outside()
+        self._sparsity.restore(
+            histories, 0 if begins_anew else state.num_updates, has_moments=options["load_optimizer_states"]
+        )
         self._sparsity.require_invariant("after loading a checkpoint")
         return result
+
+    def _saved_weights(self, folder: Path, manifest: Manifest) -> SavedWeights:
+        patterns = {name: history.pattern for name, history in pattern_file.load_state(folder).histories.items()}
+        return SavedInLayout(folder, manifest, patterns, packed=self.sparsity_config.layout == "packed")
+
+    def _layout(self) -> dict[str, Any]:
+        layout = super()._layout()
+        return layout | {"weights": "packed"} if self.sparsity_config.layout == "packed" else layout
 
     def _about(self, tag: str, client_state: Mapping[str, Any]) -> dict[str, Any]:
         return super()._about(tag, client_state) | {"num_pattern_updates": self.num_pattern_updates}
@@ -143,7 +152,7 @@ class SparseEngine(DurableEngine):
         return {pattern_file.FILE_NAME: record}
 
     def destroy(self) -> None:
-        """As DeepSpeed's; masks come off the parameters too."""
+        """As DeepSpeed's; masks come off the parameters too. Packed layers stay packed, and work without the engine."""
         # DeepSpeed calls this of an engine that was never finished, too.
         for layout in self.__dict__.get("_layouts", {}).values():
             layout.release()

@@ -9,6 +9,8 @@ from deepspeed.utils import safe_get_full_fp32_param
 from torch import Tensor
 
 from dsparse.engine.fragments import wrapper_slices
+from dsparse.layout.packed import unpack
+from dsparse.pattern.block_pattern import BlockPattern
 
 
 @torch.no_grad()
@@ -23,13 +25,25 @@ def to_dense_state_dict(engine: DeepSpeedEngine) -> dict[str, Tensor]:
     """
     stage = engine.zero_optimization_stage()
     masters = {} if stage else _stage_0_masters(engine)
+    parameters = dict(engine.module.named_parameters())
+    patterns = {id(parameters[name]): pattern for name, pattern in getattr(engine, "patterns", {}).items()}
     done: dict[int, Tensor] = {}
     result: dict[str, Tensor] = {}
     for name, value in engine.module.state_dict(keep_vars=True).items():
         if id(value) not in done:
-            done[id(value)] = _full_value(value, masters, stage)
+            full = _full_value(value, masters, stage)
+            if id(value) in patterns:
+                full = _dense(full, patterns[id(value)])
+            done[id(value)] = full
         result[name] = done[id(value)]
     return result
+
+
+def _dense(stored: Tensor, pattern: BlockPattern) -> Tensor:
+    """[O, I] of a weight as either layout stores it."""
+    if tuple(stored.shape) == pattern.shape:
+        return stored
+    return unpack(stored, pattern.rows.to("cpu"), pattern.cols.to("cpu"), pattern.shape)
 
 
 def _full_value(value: Tensor, masters: dict[int, Tensor], stage: int) -> Tensor:

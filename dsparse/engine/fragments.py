@@ -13,7 +13,7 @@ master values, the moments, and low-precision copies that may cover more than th
 A pattern update only ever zeroes, so it is enough to zero every copy in place: nothing is gathered or sent, and no copy
 is refreshed from another. Everything here was seen to hold in the DeepSpeed releases named in `compatibility`.
 
-Shape legend: n elements of a fragment, N elements of a whole weight, O out features, I in features.
+Shape legend: n elements of a fragment, N elements of a whole weight as its layout stores it.
 """
 
 from __future__ import annotations
@@ -44,13 +44,18 @@ class Fragment:
     """(first element, flat view) of each further copy of the weight."""
 
     @torch.no_grad()
-    def zero(self, touched_OI: Tensor) -> None:
-        """Sets master, moments and every copy to exactly 0 where `touched_OI` (bool [O, I]) is true."""
-        touched = touched_OI.flatten()
+    def zero(self, touched_N: Tensor) -> None:
+        """Sets master, moments and every copy to exactly 0 where `touched_N` (bool [N]) is true."""
         owned = [(self.start, self.master_n), *((self.start, moment) for moment in self.moments_n.values())]
         for start, view in (*owned, *self.copies):
-            part = touched[start : start + view.numel()].to(view.device)
+            part = touched_N[start : start + view.numel()].to(view.device)
             view.masked_fill_(part, 0)
+
+    @torch.no_grad()
+    def zero_moments(self, stale_N: Tensor) -> None:
+        """Sets the moments alone to exactly 0 where `stale_N` (bool [N]) is true."""
+        for moment_n in self.moments_n.values():
+            moment_n.masked_fill_(stale_N[self.start : self.start + moment_n.numel()].to(moment_n.device), 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

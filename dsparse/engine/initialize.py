@@ -37,6 +37,8 @@ from dsparse.engine.engine import SparseEngine
 from dsparse.engine.learning_rate import apply_learning_rate_rule
 from dsparse.engine.world import launched_local_rank
 from dsparse.errors import UserError
+from dsparse.layout.base import WeightLayout
+from dsparse.layout.convert import pack_linears, unpack_linears
 from dsparse.layout.masked import MaskedWeight, zero_outside
 from dsparse.models.selection import check_blocks_divide, select_weights
 from dsparse.pattern.block_pattern import BlockPattern
@@ -162,12 +164,16 @@ def _construct(
 def _sparse_engine(
     model: nn.Module, sparsity: SparsityConfig, block: Mapping[str, Any], *, config: dict[str, Any], **kwargs: Any
 ) -> SparseEngine:
-    """Makes the model sparse and an engine for it; after an error no mask stays on the model."""
+    """Makes the model sparse and an engine for it; after an error no mask and no packed layer stays in the model."""
     config_class = DeepSpeedConfig(config)
     weights = select_weights(model, modules=sparsity.modules, exclude=sparsity.exclude)
     patterns = initial_patterns({name: shape_of(weight) for name, weight in weights.items()}, sparsity)
     _warn_of_no_effect(block, sparsity, patterns)
-    layouts = {name: _mask(weight, patterns[name]) for name, weight in weights.items()}
+    layouts: Mapping[str, WeightLayout]
+    if sparsity.layout == "packed":
+        layouts = pack_linears(model, patterns, kernel=sparsity.kernel)
+    else:
+        layouts = {name: _mask(weight, patterns[name]) for name, weight in weights.items()}
     try:
         return SparseEngine(
             model=model,
@@ -182,6 +188,8 @@ def _sparse_engine(
     except BaseException:
         for layout in layouts.values():
             layout.release()
+        if sparsity.layout == "packed":
+            unpack_linears(model)
         raise
 
 

@@ -10,17 +10,17 @@ import time
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from dsparse.engine.agree import Agreement, WeightWitness
 from dsparse.engine.config import SparsityConfig
 from dsparse.engine.fragments import FragmentMap
 from dsparse.engine.report import UpdateReport, WeightUpdate
-from dsparse.engine.verify import require_invariant
+from dsparse.engine.verify import require_zeros
 from dsparse.errors import NonFiniteWeightError
-from dsparse.layout.masked import MaskedWeight
+from dsparse.layout.base import WeightLayout
 from dsparse.methods import METHODS, UpdateContext
-from dsparse.methods.scores import partial_block_scores, reduction_of
-from dsparse.pattern.block_pattern import expand_blocks
+from dsparse.methods.scores import reduction_of
 from dsparse.pattern.edit import PatternEdit, drop_and_grow
 from dsparse.pattern.history import PatternHistory
 from dsparse.schedule import drop_fraction, is_update_step, num_moved
@@ -34,7 +34,7 @@ class SparsityUpdater:
         config: SparsityConfig,
         histories: Mapping[str, PatternHistory],
         *,
-        layouts: Mapping[str, MaskedWeight],
+        layouts: Mapping[str, WeightLayout],
         fragments: FragmentMap,
         agreement: Agreement,
     ) -> None:
@@ -56,9 +56,18 @@ class SparsityUpdater:
         """Pattern and past of each sparse weight, by parameter name."""
         return self._histories
 
-    def restore(self, histories: Mapping[str, PatternHistory], num_updates: int) -> None:
-        """Takes over the patterns of a checkpoint; weights and moments are the caller's to load."""
+    def restore(self, histories: Mapping[str, PatternHistory], num_updates: int, *, has_moments: bool) -> None:
+        """Takes over the patterns of a checkpoint; weights and moments are the caller's to load.
+
+        Args:
+            histories: by parameter name.
+            num_updates: made so far.
+            has_moments: whether moments came with the weights. If not, those of now stay where the patterns agree.
+        """
         for name, history in histories.items():
+            if not has_moments:
+                stale_N = self._layouts[name].stale(self._histories[name].pattern, history.pattern)
+                self._fragments[name].zero_moments(stale_N)
             self._set_history(name, history)
         self.num_updates = num_updates
         self.last_update = None
@@ -85,13 +94,12 @@ class SparsityUpdater:
 
     def require_invariant(self, when: str) -> None:
         """Raises on all ranks unless weights, masters and moments are exactly 0 outside the patterns. Dear."""
-        inactive = {name: layout.inactive_OI for name, layout in self._layouts.items()}
-        require_invariant(self._fragments, inactive, self._agreement, when)
+        require_zeros(self._fragments, self._inactive(), self._agreement, when)
 
-    def zero_outside(self) -> None:
-        """Sets weights, masters and moments to 0 outside the patterns, on whichever rank owns them."""
-        for name, layout in self._layouts.items():
-            self._fragments[name].zero(layout.inactive_OI)
+    def _inactive(self) -> dict[str, Tensor]:
+        """Where each weight must be 0; those that store nothing else than active blocks are left out."""
+        found = {name: layout.inactive for name, layout in self._layouts.items()}
+        return {name: inactive for name, inactive in found.items() if inactive is not None}
 
     def _update(self, step: int, total_steps: int) -> None:
         started_s = time.perf_counter()
@@ -105,13 +113,20 @@ class SparsityUpdater:
         fraction = drop_fraction(
             step, total_steps=total_steps, initial=config.drop_fraction, schedule=config.drop_schedule
         )
-        reports = {name: self._apply(name, self._edit(name, number, fraction)) for name in self._histories}
-        is_first, self.num_updates = self.last_update is None, number
-        self.require_agreement(f"after update {number}")
         # The first one of this process: after a resume, DeepSpeed or the machine may be another.
-        self._verify_before_next = is_first or (config.verify_every > 0 and (number - 1) % config.verify_every == 0)
-        if self._verify_before_next:
-            self.require_invariant(f"after update {number}")
+        is_first = self.last_update is None
+        verifies = is_first or (config.verify_every > 0 and (number - 1) % config.verify_every == 0)
+        reports: dict[str, WeightUpdate] = {}
+        zeroed: dict[str, Tensor] = {}
+        for name in self._histories:
+            reports[name], touched = self._apply(name, self._edit(name, number, fraction))
+            if verifies:
+                zeroed[name] = touched
+        self.num_updates = number
+        self.require_agreement(f"after update {number}")
+        self._verify_before_next = verifies
+        if verifies:
+            require_zeros(self._fragments, zeroed | self._inactive(), self._agreement, f"after update {number}")
         self.last_update = UpdateReport(number, step, fraction, time.perf_counter() - started_s, reports)
 
     def _require_finite(self, when: str) -> None:
@@ -135,7 +150,7 @@ class SparsityUpdater:
         grow_score = METHODS[self.config.method].grow_score
         assert grow_score is not None
         master_n = fragment.master_n.to(pattern.rows.device)
-        scores_S = partial_block_scores(master_n, fragment.start, pattern, self.config.score)
+        scores_S = self._layouts[name].partial_scores(master_n, fragment.start, pattern, self.config.score)
         if self._fragments.partitioned:
             scores_S = self._agreement.reduce_scores(scores_S, reduction_of(self.config.score, pattern.block))
         return drop_and_grow(
@@ -146,19 +161,21 @@ class SparsityUpdater:
             regrow_dropped=self.config.regrow_dropped,
         )
 
-    def _apply(self, name: str, edit: PatternEdit) -> WeightUpdate:
+    def _apply(self, name: str, edit: PatternEdit) -> tuple[WeightUpdate, Tensor]:
+        """What happened, and where the stored weight (bool [N]) is 0 now."""
         before = self._histories[name]
-        touched_OI = expand_blocks(edit.touched_mask(before.pattern), before.pattern.block)
-        self._fragments[name].zero(touched_OI)
+        touched_N = self._layouts[name].touched(before.pattern, edit)
+        self._fragments[name].zero(touched_N)
         after = before.after(edit)
         self._set_history(name, after)
-        return WeightUpdate(
+        update = WeightUpdate(
             num_moved=edit.num_moved,
             turnover=edit.num_changed / before.pattern.num_active,
             removed_new_ratio=before.removed_new_ratio(edit),
             coverage=after.coverage,
             density=after.pattern.density,
         )
+        return update, touched_N
 
     def _set_history(self, name: str, history: PatternHistory) -> None:
         self._histories[name] = history
@@ -170,5 +187,5 @@ class SparsityUpdater:
         return WeightWitness(
             digest=pattern.digest(name),
             recorded=self._recorded[name],
-            mask_matches=pattern.is_valid() and self._layouts[name].holds(pattern),
+            is_in_force=pattern.is_valid() and self._layouts[name].holds(pattern),
         )

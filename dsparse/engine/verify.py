@@ -21,24 +21,23 @@ from dsparse.errors import InvariantError
 
 
 @torch.no_grad()
-def require_invariant(
-    fragments: FragmentMap, inactive_OI: Mapping[str, Tensor], agreement: Agreement, when: str
-) -> None:
-    """Raises on every rank if anything outside a pattern is not 0.
+def require_zeros(fragments: FragmentMap, zeros: Mapping[str, Tensor], agreement: Agreement, when: str) -> None:
+    """Raises on every rank if a weight, its master or a moment is not 0 where it must be.
 
     It gathers each weight and moment whole, one after another: dear, so it is not done at every update.
 
     Args:
         fragments: where ZeRO keeps things.
-        inactive_OI: bool [O, I] by weight name, true outside the pattern.
+        zeros: bool by weight name, as many elements as the stored parameter: outside the pattern for a weight that
+            stores zeros there, the slots that an update has just emptied for one that stores active blocks only.
         agreement: the ranks.
         when: for the message, "after update 3".
     """
     places: list[str] = []
     broken: list[bool] = []
-    for name, inactive in inactive_OI.items():
+    for name, must_be_zero in zeros.items():
         for state, tensor in full_states(fragments, name):
-            outside = inactive.to(tensor.device)
+            outside = must_be_zero.to(tensor.device).view_as(tensor)
             places.append(f"{state} of {name!r}")
             broken.append(bool((tensor.masked_fill(~outside, 0) != 0).any()))
     found = [place for place, is_broken in zip(places, agreement.any_rank(broken), strict=True) if is_broken]
@@ -51,7 +50,10 @@ def require_invariant(
 
 
 def full_states(fragments: FragmentMap, name: str) -> Iterator[tuple[str, Tensor]]:
-    """Each state of a weight, whole: (state, [O, I]) for "weight", "master" and every moment. A collective call."""
+    """Each state of a weight, whole and shaped like the parameter, by name: "weight", "master" and every moment.
+
+    A collective call.
+    """
     weight = fragments.parameter(name)
     if fragments.stage == 0:
         fragment = fragments[name]

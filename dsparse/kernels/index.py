@@ -37,14 +37,18 @@ class BlockIndex(NamedTuple):
     def of(cls, pattern: BlockPattern) -> BlockIndex:
         """The index of a pattern, on the pattern's device."""
         num_rows, num_cols = pattern.grid
-        rows_S, cols_S = pattern.rows.to(torch.int64), pattern.cols.to(torch.int64)
+        slots_S = torch.arange(pattern.num_active, dtype=torch.int32, device=pattern.rows.device)
+        # A table of slots by block, read row after row and column after column, sorts faster than sorting does.
+        slot_of_block_N = torch.full((pattern.num_blocks,), -1, dtype=torch.int32, device=pattern.rows.device)
+        slot_of_block_N[pattern.block_numbers()] = slots_S
+        by_column_N = slot_of_block_N.view(num_rows, num_cols).t().reshape(-1)
         return cls(
             rows_S=pattern.rows.contiguous(),
             cols_S=pattern.cols.contiguous(),
-            row_offsets=_offsets(rows_S, num_rows),
-            row_slots=(rows_S * num_cols + cols_S).argsort().to(torch.int32),
-            col_offsets=_offsets(cols_S, num_cols),
-            col_slots=(cols_S * num_rows + rows_S).argsort().to(torch.int32),
+            row_offsets=_offsets(pattern.rows, num_rows),
+            row_slots=slot_of_block_N[slot_of_block_N >= 0],
+            col_offsets=_offsets(pattern.cols, num_cols),
+            col_slots=by_column_N[by_column_N >= 0],
         )
 
     @property

@@ -18,6 +18,21 @@ from dsparse.kernels.index import BlockIndex
 NAME = "reference"
 
 
+def is_available() -> tuple[bool, str]:
+    """Whether this backend can be used here, and if not, why."""
+    return True, ""
+
+
+def supports(block: int, dtype: torch.dtype) -> bool:
+    """Whether it has the block size and dtype."""
+    return block >= 1 and dtype.is_floating_point
+
+
+def runs_on(device_type: str) -> bool:
+    """Whether it computes on a kind of device."""
+    return True
+
+
 def forward(
     x_TI: Tensor, values_Sbb: Tensor, bias_O: Tensor | None, index: BlockIndex, *, gelu: bool = False
 ) -> tuple[Tensor, Tensor | None]:

@@ -4,7 +4,7 @@ It works with any model, block size and ZeRO stage at dense cost, and is the ref
 acts on gradients as autograd produces them, before anything accumulates, reduces, clips or reads them: whatever comes
 after sees a model that has only its active weights.
 
-Shape legend: O out features, I in features.
+Shape legend: O out features, I in features, S slots, n elements of a fragment, N elements of the weight.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dsparse.pattern.block_pattern import BlockPattern
+from dsparse.methods.scores import Norm, partial_block_scores
+from dsparse.pattern.block_pattern import BlockPattern, expand_blocks
+from dsparse.pattern.edit import PatternEdit
 
 
 class MaskedWeight:
-    """A parameter whose gradient is zero outside a pattern."""
+    """A parameter whose gradient is zero outside a pattern: a `WeightLayout`."""
 
     def __init__(self, parameter: nn.Parameter, pattern: BlockPattern) -> None:
         self._inactive_OI = ~pattern.mask()
@@ -30,8 +32,20 @@ class MaskedWeight:
         """Whether the mask in force is exactly the pattern's."""
         return torch.equal(self._inactive_OI, ~pattern.mask().to(self._inactive_OI.device))
 
+    def partial_scores(self, fragment_n: Tensor, start: int, pattern: BlockPattern, norm: Norm) -> Tensor:
+        """int64 [S], norms of the active blocks from elements `start` … of the weight (fp32 [n])."""
+        return partial_block_scores(fragment_n, start, pattern, norm)
+
+    def touched(self, pattern: BlockPattern, edit: PatternEdit) -> Tensor:
+        """bool [N], the dropped and the grown blocks."""
+        return expand_blocks(edit.touched_mask(pattern), pattern.block).flatten()
+
+    def stale(self, before: BlockPattern, after: BlockPattern) -> Tensor:
+        """bool [N], where optimizer state kept from one pattern has no place in another: outside of that."""
+        return ~after.mask().flatten()
+
     @property
-    def inactive_OI(self) -> Tensor:
+    def inactive(self) -> Tensor | None:
         """bool [O, I], true outside the pattern. Read only."""
         return self._inactive_OI
 

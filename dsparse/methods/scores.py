@@ -63,6 +63,34 @@ def partial_block_scores(fragment_n: Tensor, start: int, pattern: BlockPattern, 
     return scores_S
 
 
+def partial_slot_scores(fragment_n: Tensor, start: int, pattern: BlockPattern, norm: Norm) -> Tensor:
+    """As `partial_block_scores`, bit for bit, for a weight of which only active blocks are stored, by slot.
+
+    Args:
+        fragment_n: float32, elements `start` … `start + n − 1` of the stored [S, b, b]; finite.
+        start: first element of the fragment.
+        pattern: the pattern before the update.
+        norm: "l1", "l2" or "linf".
+
+    Returns:
+        int64 [S], by slot; 0 at slots the fragment does not touch.
+    """
+    use_max = reduction_of(norm, pattern.block) == "max"
+    integers_n = _float_bits(fragment_n) if use_max else _fixed_point(fragment_n, norm, pattern.block)
+    size = pattern.block**2
+    if size == 1:
+        scores_S = integers_n.new_zeros(pattern.num_active)
+        scores_S[start : start + integers_n.numel()] = integers_n
+        return scores_S
+    first, past = start // size, -(-(start + integers_n.numel()) // size)
+    padded = integers_n.new_zeros((past - first) * size)
+    padded[start - first * size :][: integers_n.numel()] = integers_n
+    slots = padded.view(-1, size)
+    scores_S = integers_n.new_zeros(pattern.num_active)
+    scores_S[first:past] = slots.amax(1) if use_max else slots.sum(1)
+    return scores_S
+
+
 def _float_bits(fragment_n: Tensor) -> Tensor:
     return fragment_n.to(torch.float32).abs().view(torch.int32).to(torch.int64)
 

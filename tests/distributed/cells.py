@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ class Cell:
     offload: bool = False
     optimizer: str = "torch AdamW"
     block: int = 4
+    layout: str = "masked"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -48,6 +50,7 @@ class Cell:
             "dynamic_sparsity": {
                 "sparsity": 0.75,
                 "block_size": self.block,
+                "layout": self.layout,
                 "total_steps": STEPS,
                 "updates": UPDATES,
                 "drop_fraction": 0.75,
@@ -146,14 +149,27 @@ def full_gradients(engine: Any) -> dict[str, Tensor]:
     from deepspeed.utils import safe_get_full_grad
 
     return {
-        name: safe_get_full_grad(p).view(engine.patterns[name].shape).clone()
+        name: as_dense(safe_get_full_grad(p), engine.patterns[name]).clone()
         for name, p in sparse_parameters(engine).items()
     }
 
 
+def as_dense(stored: Tensor, pattern: Any) -> Tensor:
+    """[O, I] of a sparse weight, or of what belongs to it, in whichever layout it is stored."""
+    from dsparse.layout.packed import unpack
+
+    if stored.numel() == math.prod(pattern.shape):
+        return stored.view(pattern.shape)
+    return unpack(stored.view(-1, pattern.block, pattern.block), pattern.rows, pattern.cols, pattern.shape)
+
+
 def full_states(engine: Any) -> dict[str, dict[str, Tensor]]:
-    """As `parameter_states`, of the sparse weights."""
-    return {name: states for name, states in parameter_states(engine).items() if name in engine.patterns}
+    """As `parameter_states`, of the sparse weights, as dense ones."""
+    return {
+        name: {key: as_dense(state, engine.patterns[name]) for key, state in states.items()}
+        for name, states in parameter_states(engine).items()
+        if name in engine.patterns
+    }
 
 
 def parameter_states(engine: Any) -> dict[str, dict[str, Tensor]]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -41,6 +42,9 @@ OPTIMIZER_CELLS = [
     )
 ]
 """The other optimizers, with accumulation and clipping on."""
+
+PACKED_CELLS = [replace(cell, layout="packed") for cell in CELLS + OPTIMIZER_CELLS]
+"""All of them, in the packed layout."""
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:

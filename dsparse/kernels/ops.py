@@ -1,0 +1,237 @@
+"""Products with a packed weight, as torch ops: autograd, `torch.compile`, FLOP counters and profilers see them.
+
+Three ops, each the derivative of the others, for y = x Wᵀ + bias:
+
+    block_linear               (x, W, bias) -> y
+    block_linear_input_grad    (dy, W)      -> dx = dy W
+    block_linear_weight_grad   (dy, x)      -> dW = dyᵀ x at active blocks, and dy summed over tokens
+
+so gradients of any order need nothing else. `block_linear_gelu` is the first with GELU behind it, which saves a pass
+over the outputs. The products are a backend's; see `backend`.
+
+Shape legend: T tokens, O out features, I in features, S slots, b block side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from dsparse.kernels.backend import find_backend
+from dsparse.kernels.index import BlockIndex
+
+
+@torch.library.custom_op("dsparse::block_linear", mutates_args=())
+def block_linear(x: Tensor, values: Tensor, bias: Tensor | None, index: Sequence[Tensor], kernel: str) -> Tensor:
+    """y = x Wᵀ + bias.
+
+    Args:
+        x: [T, I] floating point.
+        values: [S, b, b], active blocks of W by slot; dtype and device of x.
+        bias: [O] or None.
+        index: a `BlockIndex`, on the same device.
+        kernel: "auto" or the name of a backend.
+
+    Returns:
+        [T, O].
+    """
+    blocks = BlockIndex(*index)
+    _check(x, values, blocks, num_blocks=blocks.grid[1], what="x")
+    return _backend(x, values, kernel).forward(x.contiguous(), values.contiguous(), bias, blocks)[0]
+
+
+@torch.library.custom_op("dsparse::block_linear_gelu", mutates_args=())
+def block_linear_gelu(
+    x: Tensor, values: Tensor, bias: Tensor | None, index: Sequence[Tensor], kernel: str
+) -> tuple[Tensor, Tensor]:
+    """(GELU(y), y) of y = x Wᵀ + bias, both [T, O]; arguments as of `block_linear`. GELU is the exact one, by erf."""
+    blocks = BlockIndex(*index)
+    _check(x, values, blocks, num_blocks=blocks.grid[1], what="x")
+    return _backend(x, values, kernel).forward(x.contiguous(), values.contiguous(), bias, blocks, gelu=True)
+
+
+@torch.library.custom_op("dsparse::block_linear_input_grad", mutates_args=())
+def block_linear_input_grad(dy: Tensor, values: Tensor, index: Sequence[Tensor], kernel: str) -> Tensor:
+    """dx = dy W, [T, I], of dy [T, O]; other arguments as of `block_linear`."""
+    blocks = BlockIndex(*index)
+    _check(dy, values, blocks, num_blocks=blocks.grid[0], what="dy")
+    return _backend(dy, values, kernel).input_gradient(dy.contiguous(), values.contiguous(), blocks)
+
+
+@torch.library.custom_op("dsparse::block_linear_weight_grad", mutates_args=())
+def block_linear_weight_grad(
+    dy: Tensor, x: Tensor, index: Sequence[Tensor], with_bias: bool, kernel: str
+) -> tuple[Tensor, Tensor]:
+    """(dW at active blocks [S, b, b], dy summed over tokens [O], or [0] without `with_bias`).
+
+    Args:
+        dy: [T, O].
+        x: [T, I], dtype and device of dy.
+        index: a `BlockIndex`, on the same device.
+        with_bias: whether the second result is wanted.
+        kernel: "auto" or the name of a backend.
+    """
+    blocks = BlockIndex(*index)
+    block = _block_of(dy, x, blocks)
+    backend = find_backend(kernel, x.device.type, block, x.dtype)
+    dvalues, dbias = backend.weight_gradient(dy.contiguous(), x.contiguous(), blocks, block, with_bias=with_bias)
+    return dvalues, dy.new_empty(0) if dbias is None else dbias
+
+
+def _backend(x: Tensor, values: Tensor, kernel: str) -> Any:
+    return find_backend(kernel, x.device.type, values.shape[-1], x.dtype)
+
+
+def _check(x: Tensor, values: Tensor, index: BlockIndex, *, num_blocks: int, what: str) -> None:
+    num_slots, block = index.rows_S.numel(), values.shape[-1]
+    if values.dim() != 3 or values.shape[1] != block or values.shape[0] != num_slots:
+        raise ValueError(f"Expected values of [{num_slots}, b, b]. Got {list(values.shape)}.")
+    if x.dim() != 2 or x.shape[1] != num_blocks * block:
+        raise ValueError(f"Expected {what} of [tokens, {num_blocks * block}]. Got {list(x.shape)}.")
+    if x.dtype != values.dtype or x.device != values.device or index.rows_S.device != x.device:
+        raise ValueError(
+            f"Expected {what}, values and index of one device, {what} and values of one dtype. Got {x.dtype} on "
+            f"{x.device}, {values.dtype} on {values.device}, index on {index.rows_S.device}."
+        )
+
+
+def _block_of(dy: Tensor, x: Tensor, index: BlockIndex) -> int:
+    """The block side that fits both tensors to the index."""
+    num_rows, num_cols = index.grid
+    block = x.shape[-1] // num_cols
+    is_right = dy.dim() == x.dim() == 2 and dy.shape[0] == x.shape[0] and x.shape[1] == num_cols * block
+    if not is_right or dy.shape[1] != num_rows * block:
+        raise ValueError(
+            f"Expected dy and x of [tokens, {num_rows} b] and [tokens, {num_cols} b]. "
+            f"Got {list(dy.shape)} and {list(x.shape)}."
+        )
+    if x.dtype != dy.dtype or x.device != dy.device or index.rows_S.device != x.device:
+        raise ValueError(
+            f"Expected dy, x and index of one device, dy and x of one dtype. Got {dy.dtype} on {dy.device}, {x.dtype} "
+            f"on {x.device}, index on {index.rows_S.device}."
+        )
+    return block
+
+
+# Shapes and dtypes alone, for torch.compile and meta tensors.
+
+
+@block_linear.register_fake
+def _(x: Tensor, values: Tensor, bias: Tensor | None, index: Sequence[Tensor], kernel: str) -> Tensor:
+    return x.new_empty(x.shape[0], (index[2].shape[0] - 1) * values.shape[-1])
+
+
+@block_linear_gelu.register_fake
+def _(x: Tensor, values: Tensor, bias: Tensor | None, index: Sequence[Tensor], kernel: str) -> tuple[Tensor, Tensor]:
+    shape = x.shape[0], (index[2].shape[0] - 1) * values.shape[-1]
+    return x.new_empty(shape), x.new_empty(shape)
+
+
+@block_linear_input_grad.register_fake
+def _(dy: Tensor, values: Tensor, index: Sequence[Tensor], kernel: str) -> Tensor:
+    return dy.new_empty(dy.shape[0], (index[4].shape[0] - 1) * values.shape[-1])
+
+
+@block_linear_weight_grad.register_fake
+def _(dy: Tensor, x: Tensor, index: Sequence[Tensor], with_bias: bool, kernel: str) -> tuple[Tensor, Tensor]:
+    block = x.shape[1] // (index[4].shape[0] - 1)
+    return x.new_empty(index[0].shape[0], block, block), dy.new_empty(dy.shape[1] if with_bias else 0)
+
+
+# Derivatives.
+
+_NO_GRADIENT = [None] * len(BlockIndex._fields)
+
+
+def _keep_linear(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x, values, bias, index, kernel = inputs
+    ctx.has_bias, ctx.kernel = bias is not None, kernel
+    ctx.save_for_backward(x, values, *index)
+
+
+def _linear_backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+    x, values, *index = ctx.saved_tensors
+    return _gradients(ctx, dy, x, values, index)
+
+
+def _gradients(ctx: Any, dy: Tensor, x: Tensor, values: Tensor, index: list[Tensor]) -> tuple[Any, ...]:
+    wants_x, wants_values, wants_bias = ctx.needs_input_grad[:3]
+    dx = block_linear_input_grad(dy, values, index, ctx.kernel) if wants_x else None
+    dvalues = dbias = None
+    if wants_values:
+        dvalues, dbias = block_linear_weight_grad(dy, x, index, ctx.has_bias and wants_bias, ctx.kernel)
+    elif wants_bias:
+        dbias = dy.sum(0)
+    return dx, dvalues, dbias if wants_bias else None, _NO_GRADIENT, None
+
+
+def _keep_gelu(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, values, bias, index, kernel = inputs
+    ctx.has_bias, ctx.kernel = bias is not None, kernel
+    ctx.save_for_backward(x, values, output[1], *index)
+
+
+def _gelu_backward(ctx: Any, dgelu: Tensor | None, dy: Tensor | None) -> tuple[Any, ...]:
+    x, values, y, *index = ctx.saved_tensors
+    total = dy
+    if dgelu is not None:
+        through = torch.ops.aten.gelu_backward(dgelu, y)
+        total = through if dy is None else through + dy
+    assert total is not None
+    return _gradients(ctx, total, x, values, index)
+
+
+def _keep_input_grad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    dy, values, index, ctx.kernel = inputs
+    ctx.save_for_backward(dy, values, *index)
+
+
+def _input_grad_backward(ctx: Any, ddx: Tensor) -> tuple[Any, ...]:
+    dy, values, *index = ctx.saved_tensors
+    wants_dy, wants_values = ctx.needs_input_grad[:2]
+    ddy = block_linear(ddx, values, None, index, ctx.kernel) if wants_dy else None
+    dvalues = block_linear_weight_grad(dy, ddx, index, False, ctx.kernel)[0] if wants_values else None
+    return ddy, dvalues, _NO_GRADIENT, None
+
+
+def _keep_weight_grad(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    dy, x, index, ctx.with_bias, ctx.kernel = inputs
+    ctx.save_for_backward(dy, x, *index)
+
+
+def _weight_grad_backward(ctx: Any, ddvalues: Tensor, ddbias: Tensor) -> tuple[Any, ...]:
+    dy, x, *index = ctx.saved_tensors
+    wants_dy, wants_x = ctx.needs_input_grad[:2]
+    bias = ddbias if ctx.with_bias else None
+    ddy = block_linear(x, ddvalues, bias, index, ctx.kernel) if wants_dy else None
+    dx = block_linear_input_grad(dy, ddvalues, index, ctx.kernel) if wants_x else None
+    return ddy, dx, _NO_GRADIENT, None, None
+
+
+block_linear.register_autograd(_linear_backward, setup_context=_keep_linear)
+block_linear_gelu.register_autograd(_gelu_backward, setup_context=_keep_gelu)
+block_linear_input_grad.register_autograd(_input_grad_backward, setup_context=_keep_input_grad)
+block_linear_weight_grad.register_autograd(_weight_grad_backward, setup_context=_keep_weight_grad)
+
+
+# FLOPs: two per token and active weight.
+
+
+@register_flop_formula([torch.ops.dsparse.block_linear, torch.ops.dsparse.block_linear_gelu])
+def _(x_shape: Sequence[int], values_shape: Sequence[int], *args: Any, **kwargs: Any) -> int:
+    return 2 * x_shape[0] * values_shape[0] * values_shape[1] * values_shape[2]
+
+
+@register_flop_formula(torch.ops.dsparse.block_linear_input_grad)
+def _(dy_shape: Sequence[int], values_shape: Sequence[int], *args: Any, **kwargs: Any) -> int:
+    return 2 * dy_shape[0] * values_shape[0] * values_shape[1] * values_shape[2]
+
+
+@register_flop_formula(torch.ops.dsparse.block_linear_weight_grad)
+def _(dy_shape: Sequence[int], *args: Any, out_shape: Sequence[Sequence[int]], **kwargs: Any) -> int:
+    num_slots, block, _ = out_shape[0]
+    return 2 * dy_shape[0] * num_slots * block * block
