@@ -135,7 +135,9 @@ class DurableEngine(DeepSpeedEngine):
             return super().load_checkpoint(load_dir, tag, **options)
         name = folder.locate(root, found)
         manifest = require_whole(root, name, self._agreement, node_local=self.use_node_local_storage())
-        return self._load(root, name, manifest, options)
+        result = self._load(root, name, manifest, options)
+        self._all_weights.link_public_calls()
+        return result
 
     def prune_checkpoints(self, save_dir: str, *, keep: int, keep_every: int = 0) -> None:
         """Removes old checkpoints. Every rank must call it.

@@ -109,12 +109,13 @@ def verdict(results: list[Any]) -> str:
 
 
 def _print_table(pool: RankPool) -> None:
-    print("| optimizer | precision | offload | accumulation | clipping | stage 0 | stage 1 | stage 2 | stage 3 |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| layout | optimizer | precision | offload | accumulation | clipping | stage 0 | stage 1 | stage 2 | stage 3 |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     rows: dict[tuple[str, ...], list[str]] = {}
-    for cell in CELLS + OPTIMIZER_CELLS:
+    for cell in CELLS + OPTIMIZER_CELLS + PACKED_CELLS:
         on_off = {False: "off", True: "on"}
         row = (
+            cell.layout,
             cell.optimizer,
             cell.precision,
             on_off[cell.offload],

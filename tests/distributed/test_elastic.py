@@ -69,6 +69,32 @@ def test_low_precision(pools: Pools, saved: Any, stage: int, new_stage: int, pre
     check(pools, saved, (2, Cell(stage, precision)), (3, Cell(new_stage, precision)))
 
 
+@pytest.mark.parametrize(
+    ("layout", "stage", "new_layout", "new_stage"),
+    [
+        ("masked", 1, "packed", 1),
+        ("packed", 1, "masked", 1),
+        ("masked", 3, "packed", 0),
+        ("packed", 0, "masked", 3),
+        ("packed", 3, "packed", 2),
+        ("packed", 2, "packed", 2),
+    ],
+)
+@pytest.mark.parametrize("new_ranks", [2, 3])
+def test_layouts(
+    pools: Pools, saved: Any, layout: str, stage: int, new_layout: str, new_stage: int, new_ranks: int
+) -> None:
+    """Masked and packed are one training: a checkpoint of either goes on in either, from the same bits."""
+    before, after = Cell(stage, "fp32", layout=layout), Cell(new_stage, "fp32", layout=new_layout)
+    check(pools, saved, (2, before), (new_ranks, after))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_layouts_in_low_precision(pools: Pools, saved: Any, precision: str) -> None:
+    check(pools, saved, (2, Cell(1, precision, layout="masked")), (2, Cell(1, precision, layout="packed")))
+    check(pools, saved, (2, Cell(2, precision, layout="packed")), (2, Cell(3, precision, layout="masked")))
+
+
 @pytest.mark.parametrize("optimizer", ["DeepSpeed AdamW", "SGD momentum"])
 def test_other_optimizers(pools: Pools, saved: Any, optimizer: str) -> None:
     check(pools, saved, (2, Cell(1, "fp32", optimizer=optimizer)), (1, Cell(3, "fp32", optimizer=optimizer)))

@@ -37,9 +37,11 @@ SETTINGS = [
 ]
 
 
-def patterns_with_frozen_weights(stage: int, precision: str, sparsity: dict[str, Any]) -> dict[str, Any]:
+def patterns_with_frozen_weights(
+    stage: int, precision: str, sparsity: dict[str, Any], layout: str = "masked"
+) -> dict[str, Any]:
     """Patterns after each update of an engine whose learning rate is 0: only updates change its weights."""
-    cell = Cell(stage, precision, optimizer="SGD momentum")
+    cell = Cell(stage, precision, optimizer="SGD momentum", layout=layout)
     model = toy_model()
     config = cell.config(**{"drop_schedule": "cosine", **sparsity})
     config["optimizer"]["params"] = {"lr": 0.0, "momentum": 0.9}
@@ -102,9 +104,9 @@ def test_patterns_do_not_depend_on_ranks_or_stage(
 ) -> None:
     expected = expected_history("fp32", sparsity)
     assert expected[0] != expected[2] != expected[4]
-    for stage in (0, 1, 2, 3):
-        for result in pools(num_ranks).run(patterns_with_frozen_weights, stage, "fp32", sparsity):
-            assert result["history"] == expected, f"stage {stage}"
+    for stage, layout in itertools.product((0, 1, 2, 3), ("masked", "packed")):
+        for result in pools(num_ranks).run(patterns_with_frozen_weights, stage, "fp32", sparsity, layout):
+            assert result["history"] == expected, f"stage {stage}, {layout}"
 
 
 def bf16_drops(stage: int) -> list[list[list[int]]]:
