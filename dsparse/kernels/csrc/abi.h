@@ -43,7 +43,7 @@ struct Call {
   int32_t block;               // b
   int32_t dtype;
   int32_t num_threads;
-  int32_t isa;  // position in kIsaNames of dispatch.cpp
+  int32_t isa;  // a position in kIsas of dispatch.cpp
 };
 
 // Blocks too small for a vector of outputs go to tokens.h, which in each instruction set's namespace defines

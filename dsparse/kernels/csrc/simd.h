@@ -16,8 +16,18 @@
 #include <cstring>
 #include <utility>
 
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
 namespace dsparse {
 namespace DSPARSE_ISA {
+
+#ifndef _OPENMP
+// Without OpenMP every parallel region is one thread's.
+inline int omp_get_thread_num() { return 0; }
+inline int omp_get_num_threads() { return 1; }
+#endif
 
 constexpr int kWidth = DSPARSE_WIDTH;
 constexpr int kRegisters = DSPARSE_REGISTERS;
