@@ -72,7 +72,7 @@ DSPARSE_INLINE F32<W> zero() {
 
 template <int W>
 DSPARSE_INLINE F32<W> broadcast(float value) {
-  return F32<W>{} + value;
+  return value - F32<W>{};  // x - 0 is x for every x and folds away; 0 + x is not for -0, and would not
 }
 
 // a · b + c. Compiled with -ffp-contract=fast: one instruction, one rounding, where the machine has it.
