@@ -109,7 +109,9 @@ def verdict(results: list[Any]) -> str:
 
 
 def _print_table(pool: RankPool) -> None:
-    print("| layout | optimizer | precision | offload | accumulation | clipping | stage 0 | stage 1 | stage 2 | stage 3 |")
+    print(
+        "| layout | optimizer | precision | offload | accumulation | clipping | stage 0 | stage 1 | stage 2 | stage 3 |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     rows: dict[tuple[str, ...], list[str]] = {}
     for cell in CELLS + OPTIMIZER_CELLS + PACKED_CELLS:
