@@ -1,4 +1,5 @@
-"""The whole way in one command: text, vocabulary, token store, sparse pre-training on two ranks, report.
+"""The whole way in one command: text, vocabulary, token store, sparse pre-training on two ranks, report, and a look at
+the dense model's speed.
 
 Each stage is an ordinary command, shown before it runs, so that the demo teaches how to do it by hand. A stage that is
 done is not done again: run anew, the demo takes up the training at its last checkpoint, or shows the report of the
@@ -13,11 +14,13 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +33,8 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 DEFAULT_STEPS = 1000
 MIN_STEPS = 100  # the preset has 80 pattern updates
 VOCAB_SIZE = 8192
+DENSE_STEPS = 40
+LOG_EVERY = 10  # of the preset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +54,11 @@ class Demo:
             return False
         numbers = json.loads(summary.read_text(encoding="utf-8"))
         return bool(numbers["step"] == numbers["steps"] == self.steps)
+
+    @property
+    def dense_output(self) -> Path:
+        """Where the dense model's few steps go."""
+        return self.output / "dense"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -82,12 +92,14 @@ def run_demo(demo: Demo) -> None:
     if demo.is_finished():
         say(f"{demo.output} is finished. Its report:")
         run([sys.executable, "-m", "dsparse.train.report", str(demo.output)])
+        compare(demo)
         return
-    say("1 of 2: text, vocabulary and token store")
+    say("1 of 3: text, vocabulary and token store")
     run(prepare_command(demo))
     resumed = (demo.output / "checkpoints" / "latest").is_file()
-    say(f"2 of 2: pre-training, {'on from the last checkpoint' if resumed else 'from the beginning'}")
+    say(f"2 of 3: pre-training, {'on from the last checkpoint' if resumed else 'from the beginning'}")
     run(train_command(demo))
+    compare(demo)
     minutes, seconds = divmod(round(time.monotonic() - t0_s), 60)
     say(f"done in {minutes} min {seconds} s; run again to see the report, `make clean` removes what was made")
 
@@ -101,17 +113,67 @@ def prepare_command(demo: Demo) -> list[str]:
 
 def train_command(demo: Demo) -> list[str]:
     """BERT-Tiny at 90 % sparsity on `num_ranks()` ranks; the run's last act is its report."""
+    return pretrain_command(
+        {
+            "config": script("launch/presets/tiny.yaml"),
+            "data.store": demo.store,
+            "output": demo.output,
+            "train.steps": demo.steps,
+            "train.warmup_steps": demo.steps // 10,
+            "train.eval_every": max(1, demo.steps // 5),
+            "checkpoint.save_every": max(1, demo.steps // 8),
+            "checkpoint.resume": "auto",
+        }
+    )
+
+
+def dense_command(demo: Demo) -> list[str]:
+    """The same model, batches and ranks without sparsity, for a few steps; made anew each time."""
+    demo.dense_output.mkdir(exist_ok=True)
+    shutil.rmtree(demo.dense_output / "run", ignore_errors=True)
+    config = json.loads((CHECKOUT / "ds_configs/zero1.json").read_text(encoding="utf-8"))
+    del config["dynamic_sparsity"]
+    path = demo.dense_output / "zero1.json"
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return pretrain_command(
+        {
+            "config": script("launch/presets/tiny.yaml"),
+            "deepspeed_config": path,
+            "data.store": demo.store,
+            "output": demo.dense_output / "run",
+            "train.steps": DENSE_STEPS,
+            "train.learning_rate": 7.5e-4,
+            "train.warmup_steps": LOG_EVERY,
+            "train.eval_samples": 32,
+            "train.eval_every": 0,
+        }
+    )
+
+
+def compare(demo: Demo) -> None:
+    """Says how long a step of each model takes, by the medians of their rows of metrics."""
+    if not (demo.dense_output / "run" / "summary.json").is_file():
+        say(f"3 of 3: the dense model for {DENSE_STEPS} steps, for its speed")
+        run(dense_command(demo))
+    packed_s, dense_s = step_seconds(demo.output), step_seconds(demo.dense_output / "run")
+    say(
+        f"time per step: packed {packed_s:.3f} s, dense {dense_s:.3f} s ({dense_s / packed_s:.2f}x); little of a "
+        "BERT-Tiny is in its encoder, docs/performance.md has the larger ones"
+    )
+
+
+def step_seconds(output: Path) -> float:
+    """Median seconds per optimizer step of a run; its first row, which has the start in it, left out."""
+    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    speeds = [row["tokens_per_s"] for row in rows if "tokens_per_s" in row][1:]
+    tokens = {row["step"]: row["num_tokens"] for row in rows if "num_tokens" in row}
+    last = max(tokens)
+    return tokens[last] / last / statistics.median(speeds)
+
+
+def pretrain_command(settings: Mapping[str, object]) -> list[str]:
+    """The launcher's command line for settings of pretrain.py."""
     launcher = str(Path(sys.executable).with_name("deepspeed"))
-    settings = {
-        "config": script("launch/presets/tiny.yaml"),
-        "data.store": demo.store,
-        "output": demo.output,
-        "train.steps": demo.steps,
-        "train.warmup_steps": demo.steps // 10,
-        "train.eval_every": max(1, demo.steps // 5),
-        "checkpoint.save_every": max(1, demo.steps // 8),
-        "checkpoint.resume": "auto",
-    }
     flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     ranks = ["--num_gpus", str(num_ranks()), "--master_port", str(free_port())]
     return [launcher, "--quiet", *ranks, script("launch/pretrain.py"), *flags]

@@ -68,7 +68,7 @@ def test_stopped_taken_up_and_finished(tmp_path: Path) -> None:
 
     code, output = stop_after_first_checkpoint(tmp_path)
     assert code != 0, output
-    assert "1 of 2: text, vocabulary and token store" in output
+    assert "1 of 3: text, vocabulary and token store" in output
     assert "the same command goes on from the last checkpoint" in output
     assert not (tmp_path / "run" / "summary.json").exists()
     manifest = (tmp_path / "store" / "manifest.json").read_bytes()
@@ -83,6 +83,7 @@ def test_stopped_taken_up_and_finished(tmp_path: Path) -> None:
         "pattern updates",
         "FLOPs spent",
         "tensorboard --logdir",
+        "time per step: packed",
     ):
         assert line in output, output
     figure = tmp_path / "run" / "report.png"
@@ -94,6 +95,7 @@ def test_stopped_taken_up_and_finished(tmp_path: Path) -> None:
     again = run_demo(tmp_path)
     assert "is finished. Its report:" in again
     assert "held-out MLM loss" in again
+    assert "time per step: packed" in again
     assert "pretrain.py" not in again
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
 
@@ -113,5 +115,5 @@ def test_a_stage_that_fails_ends_the_demo_with_its_message(tmp_path: Path) -> No
     assert done.returncode == 2, done.stdout + done.stderr
     assert [line for line in done.stderr.splitlines() if line.startswith("error: ")], done.stderr
     assert "Traceback" not in done.stderr
-    assert "2 of 2" not in done.stdout
+    assert "2 of 3" not in done.stdout
     assert not (tmp_path / "run").exists()
