@@ -56,15 +56,16 @@ def weight_gradient(
     dy_TO: Tensor, x_TI: Tensor, index: BlockIndex, block: int, *, with_bias: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """dW = dyᵀ x at active blocks, [S, b, b]; with `with_bias` also the bias gradient, dy summed over tokens, [O]."""
-    dy_SbT = dy_TO.view(dy_TO.shape[0], -1, block).permute(1, 2, 0)[index.rows_S]
-    x_STb = x_TI.view(x_TI.shape[0], -1, block).permute(1, 0, 2)[index.cols_S]
+    num_rows, num_cols = index.grid
+    dy_SbT = dy_TO.view(dy_TO.shape[0], num_rows, block).permute(1, 2, 0)[index.rows_S]
+    x_STb = x_TI.view(x_TI.shape[0], num_cols, block).permute(1, 0, 2)[index.cols_S]
     return torch.bmm(dy_SbT, x_STb), dy_TO.sum(0) if with_bias else None
 
 
 def _gathered_product(x_TI: Tensor, blocks_Sbb: Tensor, sources_S: Tensor, targets_S: Tensor, num: int) -> Tensor:
     """Sums x[:, source block] @ block into each target block: [T, num · b]."""
     tokens, block = x_TI.shape[0], blocks_Sbb.shape[1]
-    x_STb = x_TI.view(tokens, -1, block).permute(1, 0, 2)[sources_S]
+    x_STb = x_TI.view(tokens, x_TI.shape[1] // block, block).permute(1, 0, 2)[sources_S]
     sums_NTb = x_TI.new_zeros(num, tokens, block)
     sums_NTb = sums_NTb.index_add(0, targets_S, torch.bmm(x_STb, blocks_Sbb))
-    return sums_NTb.permute(1, 0, 2).reshape(tokens, -1)
+    return sums_NTb.permute(1, 0, 2).reshape(tokens, num * block)
