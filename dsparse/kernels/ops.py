@@ -204,17 +204,18 @@ def _gradients(ctx: Any, dy: Tensor, x: Tensor, values: Tensor, index: list[Tens
 def _keep_gelu(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, values, bias, index, kernel = inputs
     ctx.has_bias, ctx.kernel = bias is not None, kernel
+    ctx.set_materialize_grads(False)  # mostly y has none, and zeros for it are a pass over the outputs
     ctx.save_for_backward(x, values, output[1], *index)
 
 
 def _gelu_backward(ctx: Any, dgelu: Tensor | None, dy: Tensor | None) -> tuple[Any, ...]:
     x, values, y, *index = ctx.saved_tensors
-    total = dy
     if dgelu is not None:
         through = torch.ops.aten.gelu_backward(dgelu, y)
-        total = through if dy is None else through + dy
-    assert total is not None
-    return _gradients(ctx, total, x, values, index)
+        dy = through if dy is None else through + dy
+    if dy is None:
+        return None, None, None, _NO_GRADIENT, None
+    return _gradients(ctx, dy, x, values, index)
 
 
 def _keep_input_grad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
