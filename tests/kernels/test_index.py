@@ -98,6 +98,15 @@ def test_strided_rows_and_columns() -> None:
     assert as_lists(index) == as_lists(BlockIndex.of(pattern_of([2, 1, 3], (4, 4), 2)))
 
 
+def test_shares_nothing_with_the_pattern() -> None:
+    """Layers write into their index; a pattern is a value."""
+    pattern = BlockPattern.random((16, 16), block=4, density=0.5)
+    rows, cols = pattern.rows.tolist(), pattern.cols.tolist()
+    for tensor in BlockIndex.of(pattern):
+        tensor.zero_()
+    assert (pattern.rows.tolist(), pattern.cols.tolist()) == (rows, cols)
+
+
 def test_does_not_follow_the_pattern() -> None:
     """An edit makes another pattern; the index of before still is of before."""
     before = BlockPattern.random((16, 16), block=4, density=0.5)
