@@ -43,8 +43,9 @@ class BlockIndex(NamedTuple):
         slot_of_block_N[pattern.block_numbers()] = slots_S
         by_column_N = slot_of_block_N.view(num_rows, num_cols).t().reshape(-1)
         return cls(
-            rows_S=pattern.rows.contiguous(),
-            cols_S=pattern.cols.contiguous(),
+            # Copies: a layer's index changes in place, and a pattern never does.
+            rows_S=pattern.rows.clone(memory_format=torch.contiguous_format),
+            cols_S=pattern.cols.clone(memory_format=torch.contiguous_format),
             row_offsets=_offsets(pattern.rows, num_rows),
             row_slots=slot_of_block_N[slot_of_block_N >= 0],
             col_offsets=_offsets(pattern.cols, num_cols),

@@ -15,6 +15,7 @@ Shape legend: T tokens, O out features, I in features, S slots, b block side.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -40,8 +41,9 @@ def block_linear(x: Tensor, values: Tensor, bias: Tensor | None, index: Sequence
         [T, O].
     """
     blocks = BlockIndex(*index)
-    _check(x, values, blocks, num_blocks=blocks.grid[1], what="x")
-    return _backend(x, values, kernel).forward(x.contiguous(), values.contiguous(), bias, blocks)[0]
+    _check(x, values, bias, blocks)
+    with _as_given(x):
+        return _backend(x, values, kernel).forward(x.contiguous(), values.contiguous(), _dense(bias), blocks)[0]
 
 
 @torch.library.custom_op("dsparse::block_linear_gelu", mutates_args=())
@@ -50,16 +52,18 @@ def block_linear_gelu(
 ) -> tuple[Tensor, Tensor]:
     """(GELU(y), y) of y = x Wᵀ + bias, both [T, O]; arguments as of `block_linear`. GELU is the exact one, by erf."""
     blocks = BlockIndex(*index)
-    _check(x, values, blocks, num_blocks=blocks.grid[1], what="x")
-    return _backend(x, values, kernel).forward(x.contiguous(), values.contiguous(), bias, blocks, gelu=True)
+    _check(x, values, bias, blocks)
+    with _as_given(x):
+        return _backend(x, values, kernel).forward(x.contiguous(), values.contiguous(), _dense(bias), blocks, gelu=True)
 
 
 @torch.library.custom_op("dsparse::block_linear_input_grad", mutates_args=())
 def block_linear_input_grad(dy: Tensor, values: Tensor, index: Sequence[Tensor], kernel: str) -> Tensor:
     """dx = dy W, [T, I], of dy [T, O]; other arguments as of `block_linear`."""
     blocks = BlockIndex(*index)
-    _check(dy, values, blocks, num_blocks=blocks.grid[0], what="dy")
-    return _backend(dy, values, kernel).input_gradient(dy.contiguous(), values.contiguous(), blocks)
+    _check_product(dy, values, blocks, num_blocks=blocks.grid[0], what="dy")
+    with _as_given(dy):
+        return _backend(dy, values, kernel).input_gradient(dy.contiguous(), values.contiguous(), blocks)
 
 
 @torch.library.custom_op("dsparse::block_linear_weight_grad", mutates_args=())
@@ -78,7 +82,8 @@ def block_linear_weight_grad(
     blocks = BlockIndex(*index)
     block = _block_of(dy, x, blocks)
     backend = find_backend(kernel, x.device.type, block, x.dtype)
-    dvalues, dbias = backend.weight_gradient(dy.contiguous(), x.contiguous(), blocks, block, with_bias=with_bias)
+    with _as_given(x):
+        dvalues, dbias = backend.weight_gradient(dy.contiguous(), x.contiguous(), blocks, block, with_bias=with_bias)
     return dvalues, dy.new_empty(0) if dbias is None else dbias
 
 
@@ -86,7 +91,27 @@ def _backend(x: Tensor, values: Tensor, kernel: str) -> Any:
     return find_backend(kernel, x.device.type, values.shape[-1], x.dtype)
 
 
-def _check(x: Tensor, values: Tensor, index: BlockIndex, *, num_blocks: int, what: str) -> None:
+def _dense(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.contiguous()
+
+
+def _as_given(x: Tensor) -> AbstractContextManager[Any]:
+    """Autocast ends where an op begins: a backend computes in the dtype of its tensors, whatever it computes with."""
+    is_on = torch.is_autocast_enabled(x.device.type)
+    return torch.autocast(x.device.type, enabled=False) if is_on else nullcontext()
+
+
+def _check(x: Tensor, values: Tensor, bias: Tensor | None, index: BlockIndex) -> None:
+    _check_product(x, values, index, num_blocks=index.grid[1], what="x")
+    num_out = index.grid[0] * values.shape[-1]
+    if bias is not None and (bias.shape != (num_out,) or bias.dtype != x.dtype or bias.device != x.device):
+        raise ValueError(
+            f"Expected a bias of [{num_out}], {x.dtype} on {x.device}. Got {list(bias.shape)}, {bias.dtype} on "
+            f"{bias.device}."
+        )
+
+
+def _check_product(x: Tensor, values: Tensor, index: BlockIndex, *, num_blocks: int, what: str) -> None:
     num_slots, block = index.rows_S.numel(), values.shape[-1]
     if values.dim() != 3 or values.shape[1] != block or values.shape[0] != num_slots:
         raise ValueError(f"Expected values of [{num_slots}, b, b]. Got {list(values.shape)}.")
@@ -117,28 +142,35 @@ def _block_of(dy: Tensor, x: Tensor, index: BlockIndex) -> int:
     return block
 
 
-# Shapes and dtypes alone, for torch.compile and meta tensors.
+# Shapes and dtypes alone, for torch.compile and meta tensors. They check as well: a call with one tensor of several on
+# "meta" comes here, and what it returned would be memory that nobody wrote.
 
 
 @block_linear.register_fake
 def _(x: Tensor, values: Tensor, bias: Tensor | None, index: Sequence[Tensor], kernel: str) -> Tensor:
-    return x.new_empty(x.shape[0], (index[2].shape[0] - 1) * values.shape[-1])
+    blocks = BlockIndex(*index)
+    _check(x, values, bias, blocks)
+    return x.new_empty(x.shape[0], blocks.grid[0] * values.shape[-1])
 
 
 @block_linear_gelu.register_fake
 def _(x: Tensor, values: Tensor, bias: Tensor | None, index: Sequence[Tensor], kernel: str) -> tuple[Tensor, Tensor]:
-    shape = x.shape[0], (index[2].shape[0] - 1) * values.shape[-1]
+    blocks = BlockIndex(*index)
+    _check(x, values, bias, blocks)
+    shape = x.shape[0], blocks.grid[0] * values.shape[-1]
     return x.new_empty(shape), x.new_empty(shape)
 
 
 @block_linear_input_grad.register_fake
 def _(dy: Tensor, values: Tensor, index: Sequence[Tensor], kernel: str) -> Tensor:
-    return dy.new_empty(dy.shape[0], (index[4].shape[0] - 1) * values.shape[-1])
+    blocks = BlockIndex(*index)
+    _check_product(dy, values, blocks, num_blocks=blocks.grid[0], what="dy")
+    return dy.new_empty(dy.shape[0], blocks.grid[1] * values.shape[-1])
 
 
 @block_linear_weight_grad.register_fake
 def _(dy: Tensor, x: Tensor, index: Sequence[Tensor], with_bias: bool, kernel: str) -> tuple[Tensor, Tensor]:
-    block = x.shape[1] // (index[4].shape[0] - 1)
+    block = _block_of(dy, x, BlockIndex(*index))
     return x.new_empty(index[0].shape[0], block, block), dy.new_empty(dy.shape[1] if with_bias else 0)
 
 
@@ -172,17 +204,18 @@ def _gradients(ctx: Any, dy: Tensor, x: Tensor, values: Tensor, index: list[Tens
 def _keep_gelu(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, values, bias, index, kernel = inputs
     ctx.has_bias, ctx.kernel = bias is not None, kernel
+    ctx.set_materialize_grads(False)  # mostly y has none, and zeros for it are a pass over the outputs
     ctx.save_for_backward(x, values, output[1], *index)
 
 
 def _gelu_backward(ctx: Any, dgelu: Tensor | None, dy: Tensor | None) -> tuple[Any, ...]:
     x, values, y, *index = ctx.saved_tensors
-    total = dy
     if dgelu is not None:
         through = torch.ops.aten.gelu_backward(dgelu, y)
-        total = through if dy is None else through + dy
-    assert total is not None
-    return _gradients(ctx, total, x, values, index)
+        dy = through if dy is None else through + dy
+    if dy is None:
+        return None, None, None, _NO_GRADIENT, None
+    return _gradients(ctx, dy, x, values, index)
 
 
 def _keep_input_grad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from dsparse.errors import UserError
 from dsparse.kernels.backend import Kernel
-from dsparse.layout.packed import PackedLinear
+from dsparse.layout.packed import PackedLinear, check_packable, hold_values
 from dsparse.methods.scores import Norm, partial_slot_scores
 from dsparse.pattern.block_pattern import BlockPattern
 from dsparse.pattern.edit import PatternEdit
+
+_BARE = "Expected a model with layers in it for the packed layout. Got a single layer; wrap it."
 
 
 class PackedWeight:
@@ -70,37 +72,50 @@ def pack_linears(
         By parameter name.
 
     Raises:
-        UserError: a weight belongs to something else than plain `nn.Linear` layers. The model is unchanged then.
+        UserError: a weight belongs to something else than plain `nn.Linear` layers, or one of these cannot be packed
+            (see `PackedLinear.from_linear`). The model is unchanged then.
     """
     layers = {name: _layers_of(model, model.get_parameter(name), name) for name in patterns}
+    if len({id(model.get_parameter(name)) for name in patterns}) < len(patterns):
+        raise UserError(f"Expected one name for each weight. Got two for a tied one among {', '.join(patterns)}.")
+    for name, pattern in patterns.items():
+        for linear in layers[name].values():
+            check_packable(linear, pattern)
     result: dict[str, PackedWeight] = {}
     for name, pattern in patterns.items():
         weight = model.get_parameter(name)
-        packed: list[PackedLinear] = []
+        packed: dict[nn.Linear, PackedLinear] = {}
         for path, linear in layers[name].items():
-            if packed:  # a tied layer
-                layer = PackedLinear(weight, linear.bias, pattern, kernel=kernel).train(linear.training)
-            else:
-                layer = PackedLinear.from_linear(linear, pattern, kernel=kernel)
-            packed.append(layer)
-            _replace(model, path, layer)
-        result[name] = PackedWeight(packed)
+            if not packed:
+                packed[linear] = PackedLinear.from_linear(linear, pattern, kernel=kernel)
+            elif linear not in packed:  # a tied layer
+                packed[linear] = PackedLinear(weight, linear.bias, pattern, kernel=kernel).train(linear.training)
+            _replace(model, path, packed[linear])
+        result[name] = PackedWeight(list(packed.values()))
     return result
 
 
 def unpack_linears(model: nn.Module) -> None:
     """Replaces every packed layer by an `nn.Linear` with zeros at inactive blocks, in place; undoes `pack_linears`."""
-    dense: dict[int, Tensor] = {}
     packed = {path: layer for path, layer in _modules_by_path(model).items() if isinstance(layer, PackedLinear)}
+    if "" in packed:
+        raise UserError(_BARE)
+    linears: dict[PackedLinear, nn.Linear] = {}
+    unpacked: set[nn.Parameter] = set()
     for path, layer in packed.items():
-        weight = layer.weight
-        if id(weight) not in dense:
-            dense[id(weight)] = layer.dense_weight().detach()
-            weight.data, weight.grad = dense[id(weight)], None
-        linear = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta").train(layer.training)
-        linear.weight = weight
-        linear.register_parameter("bias", layer.bias)
-        _replace(model, path, linear)
+        if layer.weight not in unpacked:  # else it is tied
+            hold_values(layer.weight, layer.dense_weight().detach())
+            unpacked.add(layer.weight)
+        if layer not in linears:
+            linears[layer] = _linear_of(layer)
+        _replace(model, path, linears[layer])
+
+
+def _linear_of(layer: PackedLinear) -> nn.Linear:
+    linear = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta").train(layer.training)
+    linear.weight = layer.weight
+    linear.register_parameter("bias", layer.bias)
+    return linear
 
 
 def _layers_of(model: nn.Module, weight: nn.Parameter, name: str) -> dict[str, nn.Linear]:
@@ -117,6 +132,8 @@ def _layers_of(model: nn.Module, weight: nn.Parameter, name: str) -> dict[str, n
             f"Expected plain nn.Linear layers around {name!r} for the packed layout. Got {kind}; exclude the weight, "
             'or choose "layout": "masked".'
         )
+    if "" in users:
+        raise UserError(_BARE)
     return {path: module for path, module in users.items() if isinstance(module, nn.Linear)}
 
 
@@ -125,7 +142,5 @@ def _modules_by_path(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
-    if not path:
-        raise UserError("Expected a model with layers in it for the packed layout. Got a single nn.Linear; wrap it.")
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module)

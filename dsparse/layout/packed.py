@@ -35,15 +35,16 @@ class PackedLinear(nn.Module):
         self, weight: nn.Parameter, bias: nn.Parameter | None, pattern: BlockPattern, *, kernel: Kernel = "auto"
     ) -> None:
         super().__init__()
-        if weight.numel() > _MAX_VALUES:
-            raise UserError(f"Expected at most {_MAX_VALUES} active values in one weight. Got {weight.numel()}.")
+        _check_count(pattern)
         self.out_features, self.in_features = pattern.shape
         self.block = pattern.block
         self.kernel: Kernel = kernel
         self.weight = weight
         self.bias = bias
-        for name, tensor in BlockIndex.of(pattern.to(weight.device))._asdict().items():
-            self.register_buffer(name, tensor, persistent=False)
+        # Orders cannot be computed on "meta", only be there.
+        index = BlockIndex.of(pattern if weight.is_meta else pattern.to(weight.device))
+        for name, tensor in index._asdict().items():
+            self.register_buffer(name, tensor.to(weight.device), persistent=False)
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, pattern: BlockPattern, *, kernel: Kernel = "auto") -> PackedLinear:
@@ -55,15 +56,10 @@ class PackedLinear(nn.Module):
         Raises:
             UserError: it is not a plain `nn.Linear` of the pattern's shape, or has hooks, which would be lost.
         """
-        if type(linear) is not nn.Linear:
-            raise UserError(f"Expected an nn.Linear itself for the packed layout. Got {type(linear).__qualname__}.")
-        if any(getattr(linear, hooks) for hooks in _HOOKS) or linear.weight._backward_hooks:
-            raise UserError("Expected an nn.Linear without hooks for the packed layout. Got some; add them later.")
-        if tuple(linear.weight.shape) != pattern.shape:
-            raise UserError(f"Expected a pattern of {list(linear.weight.shape)}. Got one of {list(pattern.shape)}.")
+        check_packable(linear, pattern)
         weight = linear.weight
         assert isinstance(weight, nn.Parameter)
-        weight.data, weight.grad = pack(weight.data, pattern.to(weight.device)), None
+        hold_values(weight, pack(weight.data, pattern.to(weight.device)))
         return cls(weight, linear.bias, pattern, kernel=kernel).train(linear.training)
 
     @property
@@ -74,8 +70,12 @@ class PackedLinear(nn.Module):
     @torch.no_grad()
     def set_pattern(self, pattern: BlockPattern) -> None:
         """Puts another pattern of as many blocks in force, from the next forward on; values stay in their slots."""
-        if pattern.shape != (self.out_features, self.in_features) or pattern.block != self.block:
-            raise ValueError(f"Expected a pattern of {self.extra_repr()}. Got {pattern.shape}, {pattern.block}.")
+        shape, num_slots = (self.out_features, self.in_features), self.index.rows_S.numel()
+        if (pattern.shape, pattern.block, pattern.num_active) != (shape, self.block, num_slots):
+            raise ValueError(
+                f"Expected a pattern of {list(shape)} with {num_slots} blocks of side {self.block}. "
+                f"Got one of {list(pattern.shape)} with {pattern.num_active} of side {pattern.block}."
+            )
         new = BlockIndex.of(pattern.to(self.index.rows_S.device))
         for now, then in zip(self.index, new, strict=True):
             now.copy_(then)
@@ -93,10 +93,11 @@ class PackedLinear(nn.Module):
         """[…, I] to […, O]."""
         weight: Tensor = self.weight
         bias: Tensor | None = self.bias
-        if torch.is_autocast_enabled(x.device.type):
+        if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
-            x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-        y_TO = torch.ops.dsparse.block_linear(x.reshape(-1, self.in_features), weight, bias, self.index, self.kernel)
+            x, weight = _autocast(x, dtype), _autocast(weight, dtype)
+            bias = None if bias is None else _autocast(bias, dtype)
+        y_TO = torch.ops.dsparse.block_linear(x.reshape(-1, x.shape[-1]), weight, bias, self.index, self.kernel)
         return y_TO.view(*x.shape[:-1], self.out_features)
 
     def backend_name(self) -> str:
@@ -110,6 +111,33 @@ class PackedLinear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
             f"block={self.block}, density={self.index.rows_S.numel() / num_blocks:.4g}"
         )
+
+
+def check_packable(linear: nn.Linear, pattern: BlockPattern) -> None:
+    """Raises a UserError unless a layer can be packed; see `PackedLinear.from_linear`."""
+    if type(linear) is not nn.Linear:
+        raise UserError(f"Expected an nn.Linear itself for the packed layout. Got {type(linear).__qualname__}.")
+    has_hooks = any(getattr(linear, hooks) for hooks in _HOOKS) or linear.weight._backward_hooks
+    if has_hooks or "forward" in vars(linear):
+        raise UserError("Expected an nn.Linear without hooks for the packed layout. Got some; add them later.")
+    if tuple(linear.weight.shape) != pattern.shape:
+        raise UserError(f"Expected a pattern of {list(linear.weight.shape)}. Got one of {list(pattern.shape)}.")
+    _check_count(pattern)
+
+
+def _check_count(pattern: BlockPattern) -> None:
+    num_values = pattern.num_active * pattern.block**2
+    if num_values > _MAX_VALUES:
+        raise UserError(f"Expected at most {_MAX_VALUES} active values in one weight. Got {num_values}.")
+
+
+def hold_values(weight: nn.Parameter, values: Tensor) -> None:
+    """Has a parameter hold other values, of another shape, and no gradient."""
+    # While a graph of before is alive, say that of the last loss, autograd expects gradients of the shape of before.
+    # Another dtype in between makes it begin anew.
+    other = torch.float32 if values.dtype == torch.float64 else torch.float64
+    weight.data = torch.empty(0, dtype=other, device=values.device)
+    weight.data, weight.grad = values, None
 
 
 def pack(weight_OI: Tensor, pattern: BlockPattern) -> Tensor:
@@ -126,3 +154,8 @@ def unpack(values_Sbb: Tensor, rows_S: Tensor, cols_S: Tensor, shape: tuple[int,
     numbers_S = rows_S.to(torch.int64) * num_cols + cols_S
     blocks_Nbb = values_Sbb.new_zeros(num_rows * num_cols, block, block).index_copy(0, numbers_S, values_Sbb)
     return blocks_Nbb.view(num_rows, num_cols, block, block).permute(0, 2, 1, 3).reshape(shape)
+
+
+def _autocast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """What autocast makes of an argument of `nn.Linear`: float64 and integers stay."""
+    return tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor
