@@ -38,8 +38,9 @@ from dsparse.engine.learning_rate import apply_learning_rate_rule
 from dsparse.engine.world import launched_local_rank
 from dsparse.errors import UserError
 from dsparse.layout.base import WeightLayout
-from dsparse.layout.convert import pack_linears, unpack_linears
+from dsparse.layout.convert import check_model, pack_linears, unpack_linears
 from dsparse.layout.masked import MaskedWeight, zero_outside
+from dsparse.layout.packed import PackedLinear
 from dsparse.models.selection import check_blocks_divide, select_weights
 from dsparse.pattern.block_pattern import BlockPattern
 from dsparse.pattern.budget import erk_budget, uniform_budget
@@ -175,7 +176,7 @@ def _sparse_engine(
     else:
         layouts = {name: _mask(weight, patterns[name]) for name, weight in weights.items()}
     try:
-        return SparseEngine(
+        engine = SparseEngine(
             model=model,
             config=config,
             config_class=config_class,
@@ -185,6 +186,8 @@ def _sparse_engine(
             layouts=layouts,
             **kwargs,
         )
+        _find_kernels(engine)
+        return engine
     except BaseException:
         for layout in layouts.values():
             layout.release()
@@ -227,7 +230,16 @@ def check_sparse_run(ds_config: Mapping[str, Any], model: nn.Module) -> Sparsity
     check_parameters(model)
     sparsity = parse_sparsity_block(ds_config[BLOCK_KEY], ds_config.get("scheduler"))
     weights = select_weights(model, modules=sparsity.modules, exclude=sparsity.exclude)
-    check_blocks_divide({name: shape_of(weight) for name, weight in weights.items()}, sparsity.block_size)
+    shapes = {name: shape_of(weight) for name, weight in weights.items()}
+    check_blocks_divide(shapes, sparsity.block_size)
+    if sparsity.layout == "packed":
+        partitioned = [name for name, weight in weights.items() if hasattr(weight, "ds_id")]
+        if partitioned:
+            raise UserError(
+                f"Expected a model made outside of deepspeed.zero.Init for the packed layout. Got {partitioned[0]!r} "
+                'partitioned already; make the model without it (stage 3 partitions it later), or choose "masked".'
+            )
+        check_model(model, initial_patterns(shapes, sparsity))
     return sparsity
 
 
@@ -264,6 +276,12 @@ def shape_of(weight: Any) -> tuple[int, int]:
     """(O, I) of a weight, also where `zero.Init` has already partitioned it."""
     rows, cols = getattr(weight, "ds_shape", weight.shape)
     return int(rows), int(cols)
+
+
+def _find_kernels(engine: SparseEngine) -> None:
+    """Has every packed layer find its kernels, which may compile them, before the first step needs them."""
+    layers = [layer for layer in engine.module.modules() if isinstance(layer, PackedLinear)]
+    engine._agreement.together(lambda: [layer.backend_name() for layer in layers], "finding kernels for packed weights")
 
 
 def _mask(weight: nn.Parameter, pattern: BlockPattern) -> MaskedWeight:

@@ -75,12 +75,7 @@ def pack_linears(
         UserError: a weight belongs to something else than plain `nn.Linear` layers, or one of these cannot be packed
             (see `PackedLinear.from_linear`). The model is unchanged then.
     """
-    layers = {name: _layers_of(model, model.get_parameter(name), name) for name in patterns}
-    if len({id(model.get_parameter(name)) for name in patterns}) < len(patterns):
-        raise UserError(f"Expected one name for each weight. Got two for a tied one among {', '.join(patterns)}.")
-    for name, pattern in patterns.items():
-        for linear in layers[name].values():
-            check_packable(linear, pattern)
+    layers = check_model(model, patterns)
     result: dict[str, PackedWeight] = {}
     for name, pattern in patterns.items():
         weight = model.get_parameter(name)
@@ -93,6 +88,17 @@ def pack_linears(
             _replace(model, path, packed[linear])
         result[name] = PackedWeight(list(packed.values()))
     return result
+
+
+def check_model(model: nn.Module, patterns: Mapping[str, BlockPattern]) -> dict[str, dict[str, nn.Linear]]:
+    """The layers that `pack_linears` would replace, by parameter name and path; raises what it would raise."""
+    layers = {name: _layers_of(model, model.get_parameter(name), name) for name in patterns}
+    if len({id(model.get_parameter(name)) for name in patterns}) < len(patterns):
+        raise UserError(f"Expected one name for each weight. Got two for a tied one among {', '.join(patterns)}.")
+    for name, pattern in patterns.items():
+        for linear in layers[name].values():
+            check_packable(linear, pattern)
+    return layers
 
 
 def unpack_linears(model: nn.Module) -> None:
