@@ -16,9 +16,11 @@ What can be gained. A product moves T·(I + O) elements whatever the pattern is,
 at most `I·O / (I + O) · 2·bandwidth / (bytes per element · flops)`. An H100 (3.0 TB/s and 650 TFLOP/s reached, bf16)
 allows 2.8 for 3072×768 and 3.8 for 4096×1024 at any sparsity, an A100 (1.8 and 250) 4.4 and 5.9; in fp32 without TF32
 arithmetic binds first. Small blocks are bound by L2: a product reads x once per block row that uses it, at s = 0.9 and
-192 rows 19 times. A tile of x held in shared memory for all rows would end that; Triton cannot index shared memory.
-None of this has been measured: `benchmarks/kernels_gpu.py` does it, and prints the limit beside what it finds. What is
-known is the code compiled for sm_80 and sm_90: tensor cores, 16-byte asynchronous copies, nothing spilled.
+192 rows 19 times. A tile of x held in shared memory for all rows would end that; Triton cannot index shared memory
+(Gluon can, but has no interpreter). Expected at s = 0.9 for 3072×768 in bf16 on an H100: about 1.2 for 16×16, 1.8 for
+32×32, 2.3 to 2.7 above. None of this has been measured: `benchmarks/kernels_gpu.py` does it, and prints the limit too.
+What is known is the code compiled for sm_80 and sm_90: tensor cores, 16-byte asynchronous copies, no spills
+(`tests/kernels/test_triton_compiles.py`).
 
 Shape legend: T tokens, O out features, I in features, S slots, b block side.
 """
