@@ -201,7 +201,7 @@ class Layer:
                     weight = make(self.weight_OI)
                     F.linear(self.x_TI, weight, self.bias_O)
                 found[name] = partial(F.linear, self.x_TI, weight, self.bias_O)
-            except (RuntimeError, ValueError, NotImplementedError) as error:
+            except Exception as error:  # whatever another's kernels raise, the rest of the table is worth having
                 print(f"no {name} of {self.pattern.shape} in {b}×{b}: {str(error).splitlines()[0]}", file=sys.stderr)
         return found
 
@@ -239,7 +239,8 @@ class Timer:
 
     def __init__(self, device: torch.device, rounds: int) -> None:
         self.device, self.rounds = device, rounds
-        self._l2 = torch.empty(2**28 if device.type == "cuda" else 1, dtype=torch.int8, device=device)
+        # Read and not written before each run: a full L2 of changed lines would have to be written back during it.
+        self._larger_than_l2 = torch.zeros(2**26 if device.type == "cuda" else 1, device=device)
 
     def medians(self, runs: dict[Any, Callable[[], Any]]) -> dict[Any, float]:
         """Milliseconds of each; a run of each in turn, after three that do not count (compilation, clocks)."""
@@ -264,7 +265,7 @@ class Timer:
             run()
             return 1e3 * (time.perf_counter() - t0_s)
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        self._l2.zero_()
+        self._larger_than_l2.sum()
         torch.cuda._sleep(SLEEP_CYCLES)
         start.record()
         run()

@@ -154,8 +154,9 @@ def test_more_elements_than_int32_counts() -> None:
     assert y_TO.numel() > 2**31 and torch.equal(y_TO[end], check_TO)
     dx_TI = triton_backend.input_gradient(y_TO, large.values_Sbb, large.index)
     assert torch.equal(dx_TI[end], triton_backend.input_gradient(y_TO[end].contiguous(), large.values_Sbb, large.index))
-    # The last tokens alone count, and are far beyond what int32 reaches.
+    # The last tokens alone count, beyond what int32 reaches.
     y_TO[: end.start] = 0
     got_Sbb, _ = triton_backend.weight_gradient(y_TO, x_TI, large.index, 32)
     want_Sbb, _ = triton_backend.weight_gradient(y_TO[end].contiguous(), x_TI[end].contiguous(), large.index, 32)
-    torch.testing.assert_close(got_Sbb, want_Sbb)
+    # Sums of about a hundred, in other chunks; they would be 0, or of other tokens, if int32 overflowed.
+    torch.testing.assert_close(got_Sbb, want_Sbb, rtol=2**-7, atol=0.1)
