@@ -87,6 +87,14 @@ PYTHON
     { tail -n 20 "$1" >&2; fail "DeepSpeed's communication op did not compile; the lines above say why."; }
 }
 
+# Packed weights are computed by these; at first use, every rank would wait for them. Where they do not compile, training
+# falls back to torch, slowly, so that is a warning.
+compile_kernels() {
+  echo "setup: compiling the CPU kernels"
+  "$venv/bin/python" -m dsparse.kernels.cpu_build >"$1" 2>&1 ||
+    { tail -n 5 "$1" >&2; echo "setup: warning: the CPU kernels did not compile; packed layers will be slow" >&2; }
+}
+
 key() { { cat pyproject.toml constraints.txt tools/setup.sh; echo "$venv ${TORCH_INDEX:-}"; version_of "$1"; } | cksum; }
 
 if [[ -f "$stamp" ]] && in_place && [[ "$(cat "$stamp")" == "$(key "${PYTHON:-$venv/bin/python}")" ]]
@@ -101,5 +109,6 @@ install_torch
 echo "setup: DeepSpeed, transformers and the rest, at the versions of constraints.txt"
 pip_install --editable '.[test]' --constraint constraints.txt
 compile_ops "$venv/compile_ops.log"
+compile_kernels "$venv/compile_kernels.log"
 key "$venv/bin/python" > "$stamp"
 echo "setup: done in $((SECONDS - started)) s"
