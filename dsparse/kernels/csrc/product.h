@@ -228,10 +228,10 @@ struct Packed {
   const int32_t* sources;  // [S] by entry
 };
 
-// One tile: every line's panels against all its tokens.
+// One tile: every line's panels against all its tokens. The next tile's tokens, `next_tokens` of them, are fetched ahead.
 template <class Element>
 void multiply_tile(const Product<Element>& product, const Packed& packed, const float* tile, int64_t capacity,
-                   int64_t first_token, int64_t num_tokens) {
+                   int64_t first_token, int64_t num_tokens, int64_t next_tokens) {
   constexpr int64_t kLargestSums = 12 * 32;  // of all microkernels, tokens times outputs
   alignas(64) float sums[kLargestSums];
   const int64_t b = product.block, width = packed.microkernel.panel, step = packed.microkernel.num_tokens;
@@ -239,7 +239,11 @@ void multiply_tile(const Product<Element>& product, const Packed& packed, const 
   PanelWork work = {};
   work.source_stride = capacity * b;
   work.block = product.block;
+  const Element* next = product.inputs + (first_token + num_tokens) * product.num_inputs;
   for (int64_t line = 0; line < num_lines; ++line) {
+    // The next tile's inputs, some with each line, so that they are there by the time they are copied.
+    prefetch_rows(next, product.num_inputs, next_tokens * line / num_lines, next_tokens * (line + 1) / num_lines,
+                  product.num_inputs);
     const int64_t first_entry = product.offsets[line];
     work.sources = packed.sources + first_entry;
     work.num_blocks = product.offsets[line + 1] - first_entry;
@@ -283,7 +287,9 @@ Status multiply_tokens(const Product<Element>& product, const Packed& packed, in
       pack_interleaved(tile, capacity, inputs, product.num_inputs, num_tokens, step, used, num_used, b);
     else
       pack_tile(tile, capacity, inputs, product.num_inputs, num_tokens, round_up(num_tokens, step), used, num_used, b);
-    multiply_tile(product, packed, tile, capacity, t0, num_tokens);
+    // Where most of them are not even read, fetching costs more than it saves.
+    const int64_t next_tokens = 2 * num_used < num_sources ? 0 : smaller(capacity, end - t0 - num_tokens);
+    multiply_tile(product, packed, tile, capacity, t0, num_tokens, next_tokens);
   }
   return kOk;
 }

@@ -88,6 +88,14 @@ void pack_interleaved(float* tile, int64_t capacity, const Element* from, int64_
   }
 }
 
+// Asks for `count` values of each of the rows [begin, end) to be fetched into L2 while the caller computes.
+template <class Element>
+DSPARSE_INLINE void prefetch_rows(const Element* from, int64_t row_length, int64_t begin, int64_t end, int64_t count) {
+  constexpr int64_t kLine = 64 / sizeof(Element);
+  for (int64_t row = begin; row < end; ++row)
+    for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(from + row * row_length + i, 0, 2);
+}
+
 // Tokens per tile: a multiple of the microkernel's that lets their floats fit in about half of L2.
 inline int64_t tile_tokens(int64_t num_floats_per_token, int64_t multiple) {
   constexpr int64_t kFloats = 64 * 1024, kMost = 192;

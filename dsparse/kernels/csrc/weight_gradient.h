@@ -140,6 +140,9 @@ struct WeightGradient {
   int64_t num_tokens, num_slots, block;
   int64_t lane;  // features that lie side by side in a tile; a block wider than a panel is cut into lanes of one panel
   OuterProducts kernels;
+  // Out features of a lane that are computed at a time: num_larger groups of group + 1, the others of group. As even as
+  // can be: few at a time leave multiply-adds waiting for each other.
+  int64_t num_groups, group, num_larger;
   float* sums;  // [S, b, b]
   // dy once more, for the bias gradient.
   const Element* dy;
@@ -158,16 +161,15 @@ template <class Element>
 void add_block(const WeightGradient<Element>& job, int64_t slot, const float* dy, const float* x, int64_t capacity,
                int64_t first_panel, int64_t end_panel, int64_t num_tokens) {
   const int64_t b = job.block, lane = job.lane, width = job.kernels.panel;
-  // As even as can be: few out features at a time leave multiply-adds waiting for each other.
-  const int64_t num_groups = ceil_div(lane, job.kernels.most), fewer = lane / num_groups, num_larger = lane % num_groups;
+  const int64_t panel_step = lane == width ? lane * capacity : width;
   for (int64_t p = first_panel; p < end_panel; ++p) {
     const int64_t column = p * width, num_columns = smaller(width, b - column);
-    const float* x_panel = x + column / lane * lane * capacity + column % lane;
+    const float* x_panel = x + p * panel_step;
     float* sums = job.sums + slot * b * b + column;
     for (int64_t row = 0; row < b; row += lane) {
       const float* dy_lane = dy + row * capacity;
-      for (int64_t g = 0, i = 0; g < num_groups; ++g) {
-        const int64_t count = fewer + (g < num_larger);
+      for (int64_t g = 0, i = 0; g < job.num_groups; ++g) {
+        const int64_t count = job.group + (g < job.num_larger ? 1 : 0);
         job.kernels.run[count]({sums + (row + i) * b, b, dy_lane + i, x_panel, lane, num_columns, num_tokens});
         i += count;
       }
@@ -212,19 +214,27 @@ void add_tile(const WeightGradient<Element>& job, const Share& share, const floa
   const int64_t b = job.block, num_panels = ceil_div(b, job.kernels.panel);
   // 256 bytes of a row at a time, so that the memory's lines and pages are used before they go.
   const int64_t lines_at_once = larger<int64_t>(1, 64 / b), num_lines = job.longer.length / b;
-  int64_t first_line = 0, end_line = 0;
+  const Element* tokens = job.longer.tokens + t0 * job.longer.length;
+  int64_t first_line = 0, end_line = 0, prefetched = num_tokens, per_entry = 0;
   for (int64_t e = share.first_entry; e < share.end_entry; ++e) {
     const int64_t slot = job.longer.slots[e], line = job.longer.line_of_slot[slot];
     if (line >= end_line) {
       first_line = line;
       end_line = smaller(line + lines_at_once, num_lines);
       pack_lines(job, longer, capacity, first_line, end_line, t0, num_tokens);
+      prefetched = 0;
+      per_entry = ceil_div(num_tokens, larger<int64_t>(1, job.longer.offsets[end_line] - e));
     }
+    // The next lines, a few tokens with each block, so that they are there by the time they are copied.
+    const int64_t until = end_line < num_lines ? smaller(prefetched + per_entry, num_tokens) : prefetched;
+    prefetch_rows(tokens + end_line * b, job.longer.length, prefetched, until,
+                  smaller(lines_at_once, num_lines - end_line) * b);
+    prefetched = until;
     const float* of_longer = longer + (line - first_line) * capacity * b;
     const float* of_shorter = shorter + job.shorter.line_of_slot[slot] * capacity * b;
     add_block(job, slot, job.longer_is_out ? of_longer : of_shorter, job.longer_is_out ? of_shorter : of_longer,
-              capacity, larger(share.begin - e * num_panels, int64_t{0}), smaller(share.end - e * num_panels, num_panels),
-              num_tokens);
+              capacity, larger(share.begin - e * num_panels, int64_t{0}),
+              smaller(share.end - e * num_panels, num_panels), num_tokens);
   }
 }
 
@@ -271,6 +281,9 @@ WeightGradient<Element> weight_gradient_job(const Call& call) {
   job.block = call.block;
   job.kernels = choose_outer_products(call.block);
   job.lane = call.block % job.kernels.panel == 0 ? job.kernels.panel : call.block;
+  job.num_groups = ceil_div(job.lane, job.kernels.most);
+  job.group = job.lane / job.num_groups;
+  job.num_larger = job.lane % job.num_groups;
   job.dy = out.tokens;
   job.num_out = call.num_out;
   return job;
