@@ -16,7 +16,7 @@ _RANGES = (CLIPPING, OPTIMIZER)
 
 # By the first of these that an operation's name contains.
 _BY_NAME = {
-    "dsparse::": "sparse products",
+    "dsparse": "sparse products",
     "scaled_dot_product": "attention",
     "flash": "attention",
     "layer_norm": "layer norm",
