@@ -121,6 +121,8 @@ def weight_gradient(
     Raises:
         ValueError: a tensor is not on the CPU, of another dtype than the others, or of the wrong shape.
     """
+    if block < 1:
+        raise ValueError(f"Expected a block side of at least 1. Got {block}.")
     num_out, num_in = (side * block for side in index.grid)
     dy_TO = _checked("dy", dy_TO, (None, num_out), dy_TO.dtype)
     x_TI = _checked("x", x_TI, (dy_TO.shape[0], num_in), dy_TO.dtype)
@@ -137,7 +139,12 @@ def weight_gradient(
 @functools.cache
 def _loaded() -> _Library:
     """The library at the machine's best instruction set, or at the one of DSPARSE_CPU_ISA."""
-    wanted = os.environ.get(ISA_VARIABLE) or None
+    return _load(os.environ.get(ISA_VARIABLE) or None)
+
+
+@functools.cache
+def _load(wanted: str | None) -> _Library:
+    """The library at one instruction set, or at the machine's best for None."""
     isas = (AVX512_LOWERED,) if wanted == AVX512_LOWERED.name else SHIPPED_ISAS
     # torch is imported, so its OpenMP is there for the library's symbols.
     path = library_path(isas)
@@ -170,6 +177,8 @@ def _call(library: _Library, index: BlockIndex, block: int, tokens: Tensor) -> _
                 f"Expected the index's {name} to be int32, contiguous and on the CPU. "
                 f"Got {_describe(tensor)}{'' if tensor.is_contiguous() else ', not contiguous'}."
             )
+        if tensor.numel() != call.num_slots and not name.endswith("_offsets"):
+            raise ValueError(f"Expected the index's {name} to be of {call.num_slots} slots. Got {tensor.numel()}.")
         setattr(call, name, tensor.data_ptr())
     return call
 

@@ -158,8 +158,9 @@ def _compile_commands(folder: Path, isas: Sequence[Isa], compiler: Sequence[str]
     commands = [[*flags, *linked_in, "-c", str(SOURCES / "dispatch.cpp"), "-o", str(folder / "dispatch.o")]]
     for isa in isas:
         defined = (f"-DDSPARSE_ISA={isa.name}", f"-DDSPARSE_WIDTH={isa.width}", f"-DDSPARSE_REGISTERS={isa.registers}")
-        to = str(folder / f"{isa.name}.o")
-        commands.append([*flags, *isa.flags, *defined, "-c", str(SOURCES / "kernels.cpp"), "-o", to])
+        for source in ("kernels", "tokens"):
+            to = str(folder / f"{source}_{isa.name}.o")
+            commands.append([*flags, *isa.flags, *defined, "-c", str(SOURCES / f"{source}.cpp"), "-o", to])
     return commands
 
 

@@ -3,13 +3,17 @@
 #include "product.h"
 #include "simd.h"
 #include "weight_gradient.h"
-#if __has_include("tokens.h")
-#include "tokens.h"
-#define DSPARSE_HAS_TOKENS 1
-#endif
 
 namespace dsparse {
 namespace DSPARSE_ISA {
+
+// tokens.cpp.
+template <class Element>
+Status tokens_forward(const Call& call);
+template <class Element>
+Status tokens_input_gradient(const Call& call);
+template <class Element>
+Status tokens_weight_gradient(const Call& call);
 
 template <class Element>
 static blocks::Product<Element> forward_product(const Call& call) {
@@ -52,25 +56,19 @@ static blocks::Product<Element> input_gradient_product(const Call& call) {
 
 template <class Element>
 static Status forward_in(const Call& call) {
-#ifdef DSPARSE_HAS_TOKENS
   if (call.block <= kLargestTokensBlock) return tokens_forward<Element>(call);
-#endif
   return blocks::run_product(forward_product<Element>(call));
 }
 
 template <class Element>
 static Status input_gradient_in(const Call& call) {
-#ifdef DSPARSE_HAS_TOKENS
   if (call.block <= kLargestTokensBlock) return tokens_input_gradient<Element>(call);
-#endif
   return blocks::run_product(input_gradient_product<Element>(call));
 }
 
 template <class Element>
 static Status weight_gradient_of(const Call& call) {
-#ifdef DSPARSE_HAS_TOKENS
   if (call.block <= kLargestTokensBlock) return tokens_weight_gradient<Element>(call);
-#endif
   return blocks::run_weight_gradient<Element>(call);
 }
 

@@ -43,73 +43,33 @@ struct Product {
   bool transposed;  // values are [output, input], as in the forward, and not [input, output]
 };
 
-// Writes a panel's sums of up to MR tokens: bias, GELU, rounding to Element.
-template <int W, int NV, class Element>
-struct Writer {
-  const Element* bias;
-  Element* outputs;
-  Element* before_gelu;
-  int64_t row_length;
-  int64_t num_columns;  // of the panel, NV * W unless the block ends within it
-
-  DSPARSE_INLINE F32<W> bias_at(int v) const {
-    if (bias == nullptr) return zero<W>();
-    const int64_t left = num_columns - v * W;
-    return left >= W ? load<W>(bias + v * W) : left > 0 ? load_first<W>(bias + v * W, left) : zero<W>();
-  }
-
-  DSPARSE_INLINE static void put(Element* to, F32<W> v, int64_t left) {
-    if (left >= W)
-      store<W>(to, v);
-    else if (left > 0)
-      store_first<W>(to, v, left);
-  }
-
-  template <int MR>
-  DSPARSE_INLINE void write(F32<W> (&sums)[MR][NV], int64_t first_token, int64_t num_tokens) const {
-    if (num_columns == NV * W && num_tokens == MR && before_gelu == nullptr) {
-      Element* to = outputs + first_token * row_length;
-#pragma GCC unroll 2
-      for (int v = 0; v < NV; ++v) {
-        const F32<W> bias_v = bias_at(v);
-#pragma GCC unroll 32
-        for (int i = 0; i < MR; ++i) store<W>(to + i * row_length + v * W, sums[i][v] + bias_v);
-      }
-      return;
-    }
-    alignas(64) float kept[MR][NV * W];
-#pragma GCC unroll 32
-    for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 2
-      for (int v = 0; v < NV; ++v) store<W>(&kept[i][v * W], sums[i][v]);
-    write_slowly(&kept[0][0], first_token, num_tokens);
-  }
-
-  __attribute__((noinline)) void write_slowly(const float* kept, int64_t first_token, int64_t num_tokens) const {
-    for (int v = 0; v < NV; ++v) {
-      const int64_t left = num_columns - v * W;
-      const F32<W> bias_v = bias_at(v);
-      for (int64_t i = 0; i < num_tokens; ++i) {
-        const int64_t at = (first_token + i) * row_length + v * W;
-        const F32<W> sum = load<W>(kept + i * NV * W + v * W) + bias_v;
-        if (before_gelu != nullptr) put(before_gelu + at, sum, left);
-        put(outputs + at, before_gelu != nullptr ? gelu<W>(sum) : sum, left);
-      }
-    }
-  }
+// Where a microkernel finds what it multiplies and where the sums of MR tokens by one panel go.
+struct PanelWork {
+  const float* inputs;      // the tile, at the first of the tokens
+  int64_t source_stride;    // floats from one block column of the tile to the next
+  const int32_t* sources;   // of the line's blocks
+  int64_t num_blocks;
+  const float* panel;       // [num_blocks, b, NV * W]
+  const float* bias;        // [NV * W], what the sums start from
+  float* sums;              // [MR, NV * W]
+  int64_t sums_stride;
+  int block;
 };
 
-// The sums of MR tokens and one panel over all blocks of a line. `inputs` is the tile at the first of the tokens.
-template <int W, int NV, int MR, int B, class Element>
-inline void multiply_panel(const float* inputs, int64_t source_stride, const int32_t* sources, int64_t num_blocks,
-                           const float* panel, int runtime_block, const Writer<W, NV, Element>& writer,
-                           int64_t first_token, int64_t num_tokens) {
-  const int64_t b = B > 0 ? B : runtime_block;
+// The sums of MR tokens and one panel over all blocks of a line. B is the block side, 0 for any.
+template <int W, int NV, int MR, int B>
+void multiply_panel(const PanelWork& work) {
+  const int64_t b = B > 0 ? B : work.block;
+  const int64_t num_blocks = work.num_blocks, source_stride = work.source_stride;
+  const float *panel = work.panel, *inputs = work.inputs;
+  const int32_t* sources = work.sources;
   F32<W> sums[MR][NV];
-#pragma GCC unroll 32
-  for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) sums[i][v] = zero<W>();
+  for (int v = 0; v < NV; ++v) {
+    const F32<W> bias = load<W>(work.bias + v * W);
+#pragma GCC unroll 32
+    for (int i = 0; i < MR; ++i) sums[i][v] = bias;
+  }
   for (int64_t e = 0; e < num_blocks; ++e) {
     const float* x = inputs + sources[e] * source_stride;
 #pragma GCC unroll 8
@@ -126,140 +86,213 @@ inline void multiply_panel(const float* inputs, int64_t source_stride, const int
       }
     }
   }
-  writer.write(sums, first_token, num_tokens);
+  float* to = work.sums;
+  const int64_t stride = work.sums_stride;
+#pragma GCC unroll 32
+  for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) store<W>(to + i * stride + v * W, sums[i][v]);
 }
 
-// Lays the weights of a line out as panels [panel][block][input][NV * W], zeros beyond the block's side.
-template <int W, int NV, class Element>
-inline void pack_line(float* to, const Product<Element>& product, int64_t line) {
-  constexpr int kPanel = NV * W;
-  const int64_t b = product.block, num_panels = ceil_div(b, kPanel);
+// A microkernel with its measures.
+struct Microkernel {
+  void (*run)(const PanelWork&);
+  int num_tokens;     // MR
+  int panel;          // NV * W
+};
+
+template <int W, int NV, int MR, int B>
+Microkernel microkernel() {
+  return {multiply_panel<W, NV, MR, B>, MR, NV * W};
+}
+
+// Picks vectors and tokens in registers: as many sums as registers hold beside the weights and an input.
+template <int B>
+Microkernel microkernel_of_block() {
+  constexpr bool kMany = kRegisters >= 32;
+  if constexpr (B > 0 && B % (2 * kWidth) == 0) return microkernel<kWidth, 2, kMany ? 12 : 6, B>();
+  else if constexpr (B > 0 && B % kWidth == 0) return microkernel<kWidth, 1, kMany ? 24 : 12, B>();
+  else return microkernel<(kWidth > 8 ? 8 : kWidth), 1, kMany ? 24 : 12, B>();
+}
+
+inline Microkernel choose_microkernel(int block) {
+  switch (block) {
+    case 8: return microkernel_of_block<8>();
+    case 16: return microkernel_of_block<16>();
+    case 32: return microkernel_of_block<32>();
+    case 64: return microkernel_of_block<64>();
+    case 128: return microkernel_of_block<128>();
+    default: return microkernel_of_block<0>();
+  }
+}
+
+// Lays the weights of a line out as panels [panel][block][input][width], zeros beyond the block's side.
+template <class Element>
+void pack_line(float* to, const Product<Element>& product, int64_t line, int64_t width) {
+  constexpr int W = kWidth < 8 ? kWidth : 8;
+  const int64_t b = product.block, num_panels = ceil_div(b, width);
   const int64_t begin = product.offsets[line], end = product.offsets[line + 1];
   for (int64_t p = 0; p < num_panels; ++p) {
-    const int64_t first = p * kPanel, valid = smaller<int64_t>(kPanel, b - first);
-    for (int64_t e = begin; e < end; ++e, to += b * kPanel) {
+    const int64_t first = p * width, valid = smaller(width, b - first);
+    for (int64_t e = begin; e < end; ++e, to += b * width) {
       const Element* block = product.values + product.slots[e] * b * b;
       if (!product.transposed) {
         for (int64_t k = 0; k < b; ++k) {
-          copy_floats(to + k * kPanel, block + k * b + first, valid);
-          for (int64_t j = valid; j < kPanel; ++j) to[k * kPanel + j] = 0.f;
+          copy_floats(to + k * width, block + k * b + first, valid);
+          for (int64_t j = valid; j < width; ++j) to[k * width + j] = 0.f;
         }
-      } else if (b % W == 0 && valid == kPanel) {
-        for (int64_t k = 0; k < b; k += W)
-          for (int v = 0; v < NV; ++v) {
+      } else if (b % W == 0 && valid == width) {
+        for (int64_t j = 0; j < width; j += W)
+          for (int64_t k = 0; k < b; k += W) {
             F32<W> rows[W];
-#pragma GCC unroll 16
-            for (int j = 0; j < W; ++j) rows[j] = load<W>(block + (first + v * W + j) * b + k);
+#pragma GCC unroll 8
+            for (int r = 0; r < W; ++r) rows[r] = load<W>(block + (first + j + r) * b + k);
             transpose<W>(rows);
-#pragma GCC unroll 16
-            for (int j = 0; j < W; ++j) store<W>(to + (k + j) * kPanel + v * W, rows[j]);
+#pragma GCC unroll 8
+            for (int r = 0; r < W; ++r) store<W>(to + (k + r) * width + j, rows[r]);
           }
       } else {
         for (int64_t k = 0; k < b; ++k)
-          for (int64_t j = 0; j < kPanel; ++j)
-            to[k * kPanel + j] = j < valid ? to_float(block[(first + j) * b + k]) : 0.f;
+          for (int64_t j = 0; j < width; ++j)
+            to[k * width + j] = j < valid ? to_float(block[(first + j) * b + k]) : 0.f;
       }
     }
   }
 }
 
-// Tokens per tile: a multiple of MR that lets the inputs fit in about half of L2, between 24 and 192.
-template <int MR>
-DSPARSE_INLINE int64_t tile_tokens(int64_t num_floats_per_token, int64_t num_tokens) {
-  constexpr int64_t kFloats = 64 * 1024;
-  const int64_t fitting = kFloats / larger<int64_t>(num_floats_per_token, 1) / 24 * 24;
-  return smaller<int64_t>(larger<int64_t>(24, smaller<int64_t>(192, fitting)), round_up(num_tokens, MR));
+// Writes sums that the microkernel could not put in place itself: rounded, through a GELU, or only a part of a panel.
+template <class Element>
+void finish(const Product<Element>& product, int64_t first_token, int64_t num_tokens, int64_t column,
+            int64_t num_columns, const float* sums, int64_t width) {
+  constexpr int W = kWidth < 8 ? kWidth : 8;
+  for (int64_t i = 0; i < num_tokens; ++i, sums += width) {
+    const int64_t at = (first_token + i) * product.num_outputs + column;
+    for (int64_t j = 0; j < num_columns; j += W) {
+      const F32<W> sum = load<W>(sums + j), y = product.before_gelu == nullptr ? sum : gelu<W>(sum);
+      if (j + W <= num_columns) {
+        if (product.before_gelu != nullptr) store<W>(product.before_gelu + at + j, sum);
+        store<W>(product.outputs + at + j, y);
+      } else {
+        if (product.before_gelu != nullptr) store_first<W>(product.before_gelu + at + j, sum, num_columns - j);
+        store_first<W>(product.outputs + at + j, y, num_columns - j);
+      }
+    }
+  }
 }
 
-// One thread's tokens [begin, end).
-template <int W, int NV, int MR, int B, class Element>
-inline Status multiply_tokens(const Product<Element>& product, const float* panels, const int32_t* entry_sources,
-                              int64_t begin, int64_t end) {
-  constexpr int kPanel = NV * W;
-  const int64_t b = product.block, num_panels = ceil_div(b, kPanel);
-  const int64_t num_lines = product.num_outputs / b, num_sources = product.num_inputs / b;
+// What all threads share.
+struct Packed {
+  Microkernel microkernel;
+  const float* panels;     // by entry, that is along the lines
+  const float* bias;       // [lines, panels per line * width], or `width` zeros where there is none
+  int64_t bias_stride;     // of a panel; 0 where there is none
+  const int32_t* sources;  // [S] by entry
+};
+
+// One tile: every line's panels against all its tokens.
+template <class Element>
+void multiply_tile(const Product<Element>& product, const Packed& packed, const float* tile, int64_t capacity,
+                   int64_t first_token, int64_t num_tokens) {
+  constexpr int64_t kLargestSums = 24 * 32;
+  alignas(64) float sums[kLargestSums];
+  const int64_t b = product.block, width = packed.microkernel.panel, step = packed.microkernel.num_tokens;
+  const int64_t num_panels = ceil_div(b, width), num_lines = product.num_outputs / b;
+  PanelWork work = {};
+  work.source_stride = capacity * b;
+  work.block = product.block;
+  for (int64_t line = 0; line < num_lines; ++line) {
+    const int64_t first_entry = product.offsets[line];
+    work.sources = packed.sources + first_entry;
+    work.num_blocks = product.offsets[line + 1] - first_entry;
+    for (int64_t p = 0; p < num_panels; ++p) {
+      const int64_t column = line * b + p * width, num_columns = smaller(width, b - p * width);
+      const bool in_place = sizeof(Element) == sizeof(float) && product.before_gelu == nullptr && num_columns == width;
+      work.panel = packed.panels + (first_entry * num_panels + p * work.num_blocks) * b * width;
+      work.bias = packed.bias + (line * num_panels + p) * packed.bias_stride;
+      for (int64_t m = 0; m < num_tokens; m += step) {
+        const int64_t count = smaller(step, num_tokens - m);
+        work.inputs = tile + m * b;
+        if (in_place && count == step) {
+          work.sums = reinterpret_cast<float*>(product.outputs) + (first_token + m) * product.num_outputs + column;
+          work.sums_stride = product.num_outputs;
+          packed.microkernel.run(work);
+        } else {
+          work.sums = sums;
+          work.sums_stride = width;
+          packed.microkernel.run(work);
+          finish(product, first_token + m, count, column, num_columns, sums, width);
+        }
+      }
+    }
+  }
+}
+
+// One thread's tokens [begin, end), tile by tile.
+template <class Element>
+Status multiply_tokens(const Product<Element>& product, const Packed& packed, int64_t begin, int64_t end) {
+  const int64_t b = product.block, num_sources = product.num_inputs / b, step = packed.microkernel.num_tokens;
   int32_t* used = reinterpret_cast<int32_t*>(scratch<kUsed>(num_sources));
   if (used == nullptr) return kOutOfMemory;
   const int64_t num_used = list_used(used, product.source_offsets, num_sources);
-  const int64_t capacity = tile_tokens<MR>(num_used * b, end - begin);
+  const int64_t capacity = smaller(tile_tokens(num_used * b), round_up(end - begin, step));
   float* tile = scratch<kTile>(capacity * product.num_inputs);
   if (tile == nullptr) return kOutOfMemory;
-
   for (int64_t t0 = begin; t0 < end; t0 += capacity) {
     const int64_t num_tokens = smaller(capacity, end - t0);
-    pack_tile<B>(tile, capacity, product.inputs + t0 * product.num_inputs, product.num_inputs, num_tokens,
-                 round_up(num_tokens, MR), used, num_used, product.block);
-    for (int64_t line = 0; line < num_lines; ++line) {
-      const int64_t first_entry = product.offsets[line], num_blocks = product.offsets[line + 1] - first_entry;
-      for (int64_t p = 0; p < num_panels; ++p) {
-        const int64_t column = line * b + p * kPanel, at = t0 * product.num_outputs + column;
-        const Writer<W, NV, Element> writer = {product.bias == nullptr ? nullptr : product.bias + column,
-                                               product.outputs + at,
-                                               product.before_gelu == nullptr ? nullptr : product.before_gelu + at,
-                                               product.num_outputs, smaller<int64_t>(kPanel, b - p * kPanel)};
-        const float* panel = panels + (first_entry * num_panels + p * num_blocks) * b * kPanel;
-        for (int64_t m = 0; m < num_tokens; m += MR)
-          multiply_panel<W, NV, MR, B>(tile + m * b, capacity * b, entry_sources + first_entry, num_blocks, panel,
-                                       product.block, writer, m, smaller<int64_t>(MR, num_tokens - m));
-      }
-    }
+    pack_tile(tile, capacity, product.inputs + t0 * product.num_inputs, product.num_inputs, num_tokens,
+              round_up(num_tokens, step), used, num_used, b);
+    multiply_tile(product, packed, tile, capacity, t0, num_tokens);
   }
   return kOk;
 }
 
-template <int W, int NV, int MR, int B, class Element>
-inline Status multiply(const Product<Element>& product) {
-  constexpr int kPanel = NV * W;
-  const int64_t b = product.block, num_lines = product.num_outputs / b;
-  const int64_t panel_floats = ceil_div(b, kPanel) * b * kPanel;  // of one block
-  float* panels = scratch<kPanels>(product.num_slots * panel_floats);
-  int32_t* entry_sources = reinterpret_cast<int32_t*>(scratch<kSources>(product.num_slots));
-  if (panels == nullptr || entry_sources == nullptr) return kOutOfMemory;
+// The bias as floats, padded to whole panels; zeros for one panel where there is none.
+template <class Element>
+const float* pack_bias(const Product<Element>& product, int64_t width) {
+  const int64_t b = product.block, num_panels = ceil_div(b, width);
+  const int64_t num_lines = product.bias == nullptr ? 1 : product.num_outputs / b;
+  float* bias = scratch<kBias>(num_lines * num_panels * width);
+  if (bias == nullptr) return nullptr;
+  memset(bias, 0, sizeof(float) * size_t(num_lines * num_panels * width));
+  for (int64_t line = 0; line < num_lines && product.bias != nullptr; ++line)
+    copy_floats(bias + line * num_panels * width, product.bias + line * b, b);
+  return bias;
+}
 
-  const int64_t num_groups = ceil_div(product.num_tokens, MR);
+template <class Element>
+Status run_product(const Product<Element>& product) {
+  const Microkernel microkernel = choose_microkernel(product.block);
+  const int64_t b = product.block, width = microkernel.panel, num_lines = product.num_outputs / b;
+  const int64_t floats_per_block = ceil_div(b, width) * b * width;
+  float* panels = scratch<kPanels>(product.num_slots * floats_per_block);
+  int32_t* sources = reinterpret_cast<int32_t*>(scratch<kSources>(product.num_slots));
+  const float* bias = pack_bias(product, width);
+  if (panels == nullptr || sources == nullptr || bias == nullptr) return kOutOfMemory;
+  const Packed packed = {microkernel, panels, bias, product.bias == nullptr ? 0 : width, sources};
+
+  const int64_t step = microkernel.num_tokens, num_groups = ceil_div(product.num_tokens, step);
   const int num_threads = int(larger<int64_t>(1, smaller<int64_t>(product.num_threads, num_groups)));
   int32_t status = kOk;
 #pragma omp parallel num_threads(num_threads) if (num_threads > 1)
   {
 #pragma omp for schedule(static)
     for (int64_t line = 0; line < num_lines; ++line) {
-      const int64_t entry = product.offsets[line];
-      pack_line<W, NV>(panels + entry * panel_floats, product, line);
-      for (int64_t e = entry; e < product.offsets[line + 1]; ++e) entry_sources[e] = product.sources[product.slots[e]];
+      const int64_t begin = product.offsets[line];
+      pack_line(panels + begin * floats_per_block, product, line, width);
+      for (int64_t e = begin; e < product.offsets[line + 1]; ++e) sources[e] = product.sources[product.slots[e]];
     }
     // The barrier at the end of the loop above stands between packing and reading.
 #pragma omp for schedule(static, 1)
     for (int part = 0; part < num_threads; ++part) {
-      const int64_t begin = num_groups * part / num_threads * MR;
-      const int64_t end = smaller(num_groups * (part + 1) / num_threads * MR, product.num_tokens);
-      if (multiply_tokens<W, NV, MR, B>(product, panels, entry_sources, begin, end) != kOk) {
+      const int64_t begin = num_groups * part / num_threads * step;
+      const int64_t end = smaller(num_groups * (part + 1) / num_threads * step, product.num_tokens);
+      if (multiply_tokens(product, packed, begin, end) != kOk) {
 #pragma omp atomic write
         status = kOutOfMemory;
       }
     }
   }
   return Status(status);
-}
-
-// Picks vectors and tokens in registers for a block side: as many sums as registers hold beside weights and an input.
-template <int B, class Element>
-inline Status multiply_blocks(const Product<Element>& product) {
-  constexpr bool kMany = kRegisters >= 32;
-  if constexpr (B > 0 && B % (2 * kWidth) == 0) return multiply<kWidth, 2, kMany ? 12 : 6, B>(product);
-  else if constexpr (B > 0 && B % kWidth == 0) return multiply<kWidth, 1, kMany ? 24 : 12, B>(product);
-  else return multiply<(kWidth > 8 ? 8 : kWidth), 1, kMany ? 24 : 12, B>(product);
-}
-
-template <class Element>
-inline Status run_product(const Product<Element>& product) {
-  switch (product.block) {
-    case 8: return multiply_blocks<8>(product);
-    case 16: return multiply_blocks<16>(product);
-    case 32: return multiply_blocks<32>(product);
-    case 64: return multiply_blocks<64>(product);
-    case 128: return multiply_blocks<128>(product);
-    default: return multiply_blocks<0>(product);
-  }
 }
 
 }  // namespace blocks

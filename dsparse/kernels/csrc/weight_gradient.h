@@ -120,7 +120,7 @@ inline Status gradient_of_part(const WeightGradient<Element>& job, int part, int
   if (used_rows == nullptr || used_cols == nullptr) return kOutOfMemory;
   const int64_t num_used_rows = list_lines(used_rows, num_rows, call.rows, job.slots, first_entry, last_entry);
   const int64_t num_used_cols = list_lines(used_cols, num_cols, call.cols, job.slots, first_entry, last_entry);
-  const int64_t capacity = tile_tokens<1>((num_used_rows + num_used_cols) * b, call.num_tokens);
+  const int64_t capacity = smaller(tile_tokens((num_used_rows + num_used_cols) * b), call.num_tokens);
   float* dy_tile = scratch<kTile>(capacity * call.num_out);
   float* x_tile = scratch<kOtherTile>(capacity * call.num_in);
   if (dy_tile == nullptr || x_tile == nullptr) return kOutOfMemory;
@@ -131,8 +131,8 @@ inline Status gradient_of_part(const WeightGradient<Element>& job, int part, int
     const Element* dy = static_cast<const Element*>(call.dy) + t0 * call.num_out;
     const Element* x = static_cast<const Element*>(call.x) + t0 * call.num_in;
     if (job.bias_sums != nullptr) add_columns(job.bias_sums, dy, call.num_out, num_tokens, o_begin, o_end);
-    pack_tile<0>(dy_tile, capacity, dy, call.num_out, num_tokens, 0, used_rows, num_used_rows, call.block);
-    pack_tile<0>(x_tile, capacity, x, call.num_in, num_tokens, 0, used_cols, num_used_cols, call.block);
+    pack_tile(dy_tile, capacity, dy, call.num_out, num_tokens, 0, used_rows, num_used_rows, b);
+    pack_tile(x_tile, capacity, x, call.num_in, num_tokens, 0, used_cols, num_used_cols, b);
     for (int64_t unit = units.begin; unit < units.end; ++unit) {
       const int64_t slot = job.slots[unit / num_panels], column = unit % num_panels * kPanel;
       const float* dy_block = dy_tile + call.rows[slot] * capacity * b;
