@@ -37,19 +37,15 @@ class BlockIndex(NamedTuple):
     def of(cls, pattern: BlockPattern) -> BlockIndex:
         """The index of a pattern, on the pattern's device."""
         num_rows, num_cols = pattern.grid
-        slots_S = torch.arange(pattern.num_active, dtype=torch.int32, device=pattern.rows.device)
-        # A table of slots by block, read row after row and column after column, sorts faster than sorting does.
-        slot_of_block_N = torch.full((pattern.num_blocks,), -1, dtype=torch.int32, device=pattern.rows.device)
-        slot_of_block_N[pattern.block_numbers()] = slots_S
-        by_column_N = slot_of_block_N.view(num_rows, num_cols).t().reshape(-1)
+        by_row_S, by_column_S = _keys(pattern.rows, pattern.cols, pattern.grid)
         return cls(
             # Copies: a layer's index changes in place, and a pattern never does.
             rows_S=pattern.rows.clone(memory_format=torch.contiguous_format),
             cols_S=pattern.cols.clone(memory_format=torch.contiguous_format),
             row_offsets=_offsets(pattern.rows, num_rows),
-            row_slots=slot_of_block_N[slot_of_block_N >= 0],
+            row_slots=_order(by_row_S),
             col_offsets=_offsets(pattern.cols, num_cols),
-            col_slots=by_column_N[by_column_N >= 0],
+            col_slots=_order(by_column_S),
         )
 
     @property
@@ -62,3 +58,17 @@ def _offsets(lines_S: Tensor, num_lines: int) -> Tensor:
     """int32 [num_lines + 1], where each line's blocks begin in an order by line."""
     counts = torch.bincount(lines_S, minlength=num_lines)
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(torch.int32)
+
+
+def _keys(rows_S: Tensor, cols_S: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """[S] each, what slots are ordered by: (row, column), and (column, row)."""
+    num_rows, num_cols = grid
+    if num_rows * num_cols > 2**31 - 1:
+        rows_S, cols_S = rows_S.to(torch.int64), cols_S.to(torch.int64)
+    return rows_S * num_cols + cols_S, cols_S * num_rows + rows_S
+
+
+def _order(keys_S: Tensor) -> Tensor:
+    """int32 [S], slots in ascending order of their keys."""
+    # Keys are all different; but what is to be stable torch sorts by radix, in half the time.
+    return torch.sort(keys_S, stable=True).indices.to(torch.int32)

@@ -43,11 +43,11 @@ class PackedWeight:
         """bool [N], the values of slots that hold another block after the edit."""
         touched_S = torch.zeros(pattern.num_active, dtype=torch.bool, device=edit.slots.device)
         touched_S[edit.slots] = True
-        return touched_S.repeat_interleave(pattern.block**2)
+        return _over_values(touched_S, pattern.block)
 
     def stale(self, before: BlockPattern, after: BlockPattern) -> Tensor:
         """bool [N], where optimizer state kept from one pattern has no place in another: slots of other blocks."""
-        return (before.block_numbers() != after.block_numbers()).repeat_interleave(after.block**2)
+        return _over_values(before.block_numbers() != after.block_numbers(), after.block)
 
     @property
     def inactive(self) -> Tensor | None:
@@ -56,6 +56,11 @@ class PackedWeight:
 
     def release(self) -> None:
         """Nothing to do: the layers work without an engine."""
+
+
+def _over_values(of_slots_S: Tensor, block: int) -> Tensor:
+    """Each slot's entry for each of its values, [N]."""
+    return of_slots_S.unsqueeze(1).expand(-1, block**2).flatten()
 
 
 def pack_linears(

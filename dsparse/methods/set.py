@@ -15,7 +15,7 @@ from dsparse.pattern.draw import all_block_numbers, draw_blocks, stream_key
 def random_grow_score(pattern: BlockPattern, context: UpdateContext) -> Tensor:
     """int64 [N], highest for the smallest draw of (seed, name, update, block number)."""
     numbers_N = all_block_numbers(pattern.num_blocks, pattern.rows.device)
-    return ~draw_blocks(stream_key(context.seed, context.name, context.update), numbers_N)
+    return draw_blocks(stream_key(context.seed, context.name, context.update), numbers_N).bitwise_not_()
 
 
 SET = Method(name="set", grow_score=random_grow_score)

@@ -84,7 +84,7 @@ class BlockPattern:
     def is_valid(self) -> bool:
         """Whether every slot holds a block of the grid and no two the same: false after memory corruption."""
         in_grid = (self.rows >= 0) & (self.rows < self.grid[0]) & (self.cols >= 0) & (self.cols < self.grid[1])
-        return bool(in_grid.all()) and int(self.block_mask().sum()) == self.num_active
+        return bool(in_grid.all()) and int(torch.count_nonzero(self.block_mask())) == self.num_active
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -12,13 +12,17 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 _MULTIPLIER_1 = 0xBF58476D1CE4E5B9
 _MULTIPLIER_2 = 0x94D049BB133111EB
-_CPU_CHUNK = 1 << 14  # elements
+_CPU_CHUNK = 1 << 13  # elements
+
+Unsigned = NDArray[np.uint64]
 
 
 def stream_key(seed: int, name: str, update: int) -> int:
@@ -53,12 +57,35 @@ def hash_blocks(key: int, block_numbers_N: Tensor) -> Tensor:
     Returns:
         int64 [N], the bits of an unsigned 64-bit hash.
     """
-    hashes_N = torch.empty_like(block_numbers_N)
-    # Temporaries that stay in cache make this about ten times faster on CPU; a GPU wants one large launch.
-    chunk = _CPU_CHUNK if block_numbers_N.device.type == "cpu" else max(1, block_numbers_N.numel())
-    for out, numbers in zip(hashes_N.split(chunk), block_numbers_N.split(chunk), strict=True):
-        out.copy_(mix((numbers + 1) * _signed(GOLDEN_GAMMA) + _signed(key)))
+    return _hashes(key, block_numbers_N, bits_off=0)
+
+
+def _hashes(key: int, numbers_N: Tensor, *, bits_off: int) -> Tensor:
+    """int64 [N], the hashes without their lowest `bits_off` bits."""
+    if numbers_N.device.type != "cpu":
+        hashes_N = mix((numbers_N + 1) * _signed(GOLDEN_GAMMA) + _signed(key))
+        return _shift_right(hashes_N, bits_off) if bits_off else hashes_N
+    hashes_N = torch.empty_like(numbers_N, memory_format=torch.contiguous_format)
+    _hash_in_cache(key, _unsigned(numbers_N.contiguous()), _unsigned(hashes_N), bits_off)
     return hashes_N
+
+
+def _hash_in_cache(key: int, numbers_N: Unsigned, hashes_N: Unsigned, bits_off: int) -> None:
+    """As on a GPU, in a third of the time: temporaries stay in cache, and numpy's shifts are logical."""
+    spare = np.empty(min(_CPU_CHUNK, len(numbers_N)), np.uint64)
+    first_state = np.uint64((key + GOLDEN_GAMMA) % (1 << 64))
+    for start in range(0, len(numbers_N), _CPU_CHUNK):
+        x = hashes_N[start : start + _CPU_CHUNK]
+        shifted = spare[: len(x)]
+        np.multiply(numbers_N[start : start + _CPU_CHUNK], np.uint64(GOLDEN_GAMMA), out=x)
+        x += first_state
+        for bits, multiplier in ((30, _MULTIPLIER_1), (27, _MULTIPLIER_2), (31, 1)):
+            np.right_shift(x, np.uint64(bits), out=shifted)
+            x ^= shifted
+            if multiplier != 1:
+                x *= np.uint64(multiplier)
+        if bits_off:
+            x >>= np.uint64(bits_off)
 
 
 def draw_blocks(key: int, block_numbers_N: Tensor) -> Tensor:
@@ -67,12 +94,17 @@ def draw_blocks(key: int, block_numbers_N: Tensor) -> Tensor:
     Returns:
         int64 [N], each in [0, 2**63).
     """
-    return _shift_right(hash_blocks(key, block_numbers_N), 1)
+    return _hashes(key, block_numbers_N, bits_off=1)
 
 
 def all_block_numbers(num_blocks: int, device: torch.device | str = "cpu") -> Tensor:
     """int64 [num_blocks]: 0, 1, 2, …"""
     return torch.arange(num_blocks, dtype=torch.int64, device=device)
+
+
+def _unsigned(numbers_N: Tensor) -> Unsigned:
+    """The same memory as unsigned integers."""
+    return numbers_N.numpy().view(np.uint64)
 
 
 def _signed(unsigned: int) -> int:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dsparse.pattern.block_pattern import BlockPattern
-from dsparse.pattern.select import select_smallest
+from dsparse.pattern.select import select_largest, select_smallest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +36,7 @@ class PatternEdit:
     @property
     def num_changed(self) -> int:
         """Blocks that are inactive after the edit and were active before: K, less those dropped and grown at once."""
-        return self.num_moved - int(torch.isin(self.dropped, self.grown).sum())
+        return self.num_moved - num_common(self.dropped, self.grown)
 
     def touched_mask(self, pattern: BlockPattern) -> Tensor:
         """bool [R, C], true at dropped and at grown blocks: where weights and moments become 0."""
@@ -70,18 +70,14 @@ def drop_and_grow(
         The edit. Grown blocks are given to the dropped slots in ascending order of both.
     """
     numbers_S = pattern.block_numbers()
-    inactive_N = ~pattern.block_mask().flatten()
+    is_candidate_N = ~pattern.block_mask().flatten()
     if not regrow_dropped:
         num_moved = min(num_moved, pattern.num_blocks - pattern.num_active)
     slots_K = select_smallest(drop_score_S, numbers_S, num_moved)
     dropped_K = numbers_S[slots_K]
     if regrow_dropped:
-        inactive_N[dropped_K] = True
-    candidates = inactive_N.nonzero().flatten()
-    # The highest score is the lowest of its order-reversing image: ~x for integers (exact at both ends), -x for floats.
-    score = grow_score_N[candidates]
-    reversed_score = -score if score.is_floating_point() else ~score
-    grown_K = candidates[select_smallest(reversed_score, candidates, num_moved)]
+        is_candidate_N[dropped_K] = True
+    grown_K = select_largest(grow_score_N, is_candidate_N, num_moved)
     return PatternEdit(slots=slots_K, dropped=dropped_K, grown=grown_K)
 
 
@@ -89,6 +85,17 @@ def apply_edit(pattern: BlockPattern, edit: PatternEdit) -> BlockPattern:
     """The pattern after the edit: edited slots hold their grown block, all others are untouched."""
     num_cols = pattern.grid[1]
     rows, cols = pattern.rows.clone(), pattern.cols.clone()
-    rows[edit.slots] = (edit.grown // num_cols).to(torch.int32)
-    cols[edit.slots] = (edit.grown % num_cols).to(torch.int32)
+    grown_rows = edit.grown // num_cols
+    rows[edit.slots] = grown_rows.to(torch.int32)
+    cols[edit.slots] = (edit.grown - grown_rows * num_cols).to(torch.int32)
     return BlockPattern(rows=rows, cols=cols, shape=pattern.shape, block=pattern.block)
+
+
+def num_common(some: Tensor, others: Tensor) -> int:
+    """How many of some block numbers (int64, all different) are among others (likewise)."""
+    if not some.numel() or not others.numel():
+        return 0
+    # A table of all numbers up to the largest, where sorting either would take longer.
+    is_other = torch.zeros(int(torch.maximum(some.max(), others.max())) + 1, dtype=torch.bool, device=some.device)
+    is_other[others] = True
+    return int(torch.count_nonzero(is_other[some]))

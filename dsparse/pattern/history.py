@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dsparse.pattern.block_pattern import BlockPattern
-from dsparse.pattern.edit import PatternEdit, apply_edit
+from dsparse.pattern.edit import PatternEdit, apply_edit, num_common
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +43,7 @@ class PatternHistory:
     @property
     def coverage(self) -> float:
         """DOF covered, 0 to 1."""
-        return int(self.ever_active.sum()) / self.pattern.num_blocks
+        return int(torch.count_nonzero(self.ever_active)) / self.pattern.num_blocks
 
     def after(self, edit: PatternEdit) -> PatternHistory:
         """The history with one more edit."""
@@ -55,4 +55,4 @@ class PatternHistory:
         """Share of the blocks grown last that `edit` drops; None when none were grown."""
         if self.last_grown.numel() == 0:
             return None
-        return int(torch.isin(self.last_grown, edit.dropped).sum()) / self.last_grown.numel()
+        return num_common(self.last_grown, edit.dropped) / self.last_grown.numel()
