@@ -22,6 +22,7 @@ from dsparse.engine.saved_weights import SavedWeights
 from dsparse.engine.updater import SparsityUpdater
 from dsparse.files import FileRecord
 from dsparse.layout.base import WeightLayout
+from dsparse.layout.packed import PackedLinear
 from dsparse.pattern.block_pattern import BlockPattern
 from dsparse.pattern.history import PatternHistory
 
@@ -73,6 +74,12 @@ class SparseEngine(DurableEngine):
     def histories(self) -> Mapping[str, PatternHistory]:
         """Pattern, ever-active blocks and blocks grown last of each sparse weight, by parameter name."""
         return self._sparsity.histories
+
+    @property
+    def kernels(self) -> list[str]:
+        """What computes the packed weights, "cpu (avx2)" for one; empty in the masked layout, which torch computes."""
+        layers = [module for module in self.module.modules() if isinstance(module, PackedLinear)]
+        return sorted({layer.backend_name() for layer in layers})
 
     @property
     def coverage(self) -> dict[str, float]:

@@ -40,7 +40,6 @@ from dsparse.errors import UserError
 from dsparse.layout.base import WeightLayout
 from dsparse.layout.convert import check_model, pack_linears, unpack_linears
 from dsparse.layout.masked import MaskedWeight, zero_outside
-from dsparse.layout.packed import PackedLinear
 from dsparse.models.selection import check_blocks_divide, select_weights
 from dsparse.pattern.block_pattern import BlockPattern
 from dsparse.pattern.budget import erk_budget, uniform_budget
@@ -186,7 +185,8 @@ def _sparse_engine(
             layouts=layouts,
             **kwargs,
         )
-        _find_kernels(engine)
+        # Which may compile them, before the first step needs them; and one that cannot compute them is refused now.
+        engine._agreement.together(lambda: engine.kernels, "finding kernels for packed weights")
         return engine
     except BaseException:
         for layout in layouts.values():
@@ -276,12 +276,6 @@ def shape_of(weight: Any) -> tuple[int, int]:
     """(O, I) of a weight, also where `zero.Init` has already partitioned it."""
     rows, cols = getattr(weight, "ds_shape", weight.shape)
     return int(rows), int(cols)
-
-
-def _find_kernels(engine: SparseEngine) -> None:
-    """Has every packed layer find its kernels, which may compile them, before the first step needs them."""
-    layers = [layer for layer in engine.module.modules() if isinstance(layer, PackedLinear)]
-    engine._agreement.together(lambda: [layer.backend_name() for layer in layers], "finding kernels for packed weights")
 
 
 def _mask(weight: nn.Parameter, pattern: BlockPattern) -> MaskedWeight:

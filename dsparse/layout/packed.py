@@ -101,8 +101,14 @@ class PackedLinear(nn.Module):
         return y_TO.view(*x.shape[:-1], self.out_features)
 
     def backend_name(self) -> str:
-        """Of the kernels that compute this layer as it is now."""
-        return find_backend(self.kernel, self.weight.device.type, self.block, self.weight.dtype).NAME
+        """Of the kernels that compute this layer as it is now, with their instruction set where they have several.
+
+        Raises:
+            UserError: the kernel asked for by name cannot.
+        """
+        backend = find_backend(self.kernel, self.weight.device.type, self.block, self.weight.dtype)
+        variant = backend.is_available()[1]
+        return f"{backend.NAME} ({variant})" if variant else backend.NAME
 
     def extra_repr(self) -> str:
         """For `print(model)`."""

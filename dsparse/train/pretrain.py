@@ -217,6 +217,8 @@ def _greet(session: Any, merged: MergedRun, plan: Plan, host: str) -> None:
         f"tokens ({launched_world_size()} ranks x {merged.micro_batch_size} x {merged.gradient_accumulation_steps} "
         f"accumulated), {plan.num_parameters:,} parameters, results in {run.output}"
     )
+    if getattr(session.engine, "kernels", None):
+        say(f"packed weights, computed by: {', '.join(session.engine.kernels)}")
     if plan.checkpoint is not None:
         say(f"going on from {plan.checkpoint}, step {session.state.step}")
     elif run.checkpoint.resume == "auto":
