@@ -63,6 +63,11 @@ def is_available() -> tuple[bool, str]:
         return False, str(error)
 
 
+def runs_on(device_type: str) -> bool:
+    """Whether it computes on a kind of device."""
+    return device_type == "cpu"
+
+
 def supports(block: int, dtype: torch.dtype) -> bool:
     """Whether this backend computes with blocks of this side and elements of this dtype."""
     return block >= 1 and dtype in _DTYPES

@@ -105,6 +105,13 @@ def is_available() -> tuple[bool, str]:
     return True, torch.cuda.get_device_name()
 
 
+def runs_on(device_type: str) -> bool:
+    """Whether it computes on a kind of device: GPUs, and in Triton's interpreter the CPU."""
+    if device_type == "cuda":
+        return True
+    return device_type == "cpu" and is_available()[0] and bool(_kernels().INTERPRETED)
+
+
 def forward(
     x_TI: Tensor, values_Sbb: Tensor, bias_O: Tensor | None, index: BlockIndex, *, gelu: bool = False
 ) -> tuple[Tensor, Tensor | None]:

@@ -158,3 +158,9 @@ def test_names() -> None:
     assert KERNELS == ("auto", "reference", "cpu", "triton")
     assert reference.NAME == "reference"
     assert set(backend._MODULES) == set(KERNELS) - {"auto"}
+
+
+@pytest.mark.parametrize(("kernel", "device"), [("cpu", "cuda"), ("triton", "cpu"), ("triton", "mps")])
+def test_the_real_ones_say_where_they_do_not_run(kernel: str, device: str) -> None:
+    with pytest.raises(UserError, match=f"it does not run on {device}"):
+        find_backend(kernel, device, 16, torch.float32)
