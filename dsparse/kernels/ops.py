@@ -9,13 +9,16 @@ Three ops, each the derivative of the others, for y = x Wᵀ + bias:
 so gradients of any order need nothing else. `block_linear_gelu` is the first with GELU behind it, which saves a pass
 over the outputs. The products are a backend's; see `backend`.
 
+The ops are defined by schema and not by `torch.library.custom_op`, whose wrappers take as long again per call: small
+models feel it.
+
 Shape legend: T tokens, O out features, I in features, S slots, b block side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,8 +27,23 @@ from torch.utils.flop_counter import register_flop_formula
 from dsparse.kernels.backend import find_backend
 from dsparse.kernels.index import BlockIndex
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
-@torch.library.custom_op("dsparse::block_linear", mutates_args=())
+_LIBRARY = torch.library.Library("dsparse", "FRAGMENT")
+
+
+def _op(schema: str) -> Callable[[_Function], _Function]:
+    """Makes a function of tensors without gradients an op of its name, on every device."""
+
+    def define(function: _Function) -> _Function:
+        _LIBRARY.define(function.__name__ + schema, tags=torch.Tag.pt2_compliant_tag)
+        _LIBRARY.impl(function.__name__, function, "CompositeExplicitAutograd")
+        return function
+
+    return define
+
+
+@_op("(Tensor x, Tensor values, Tensor? bias, Tensor[] index, str kernel) -> Tensor")
 def block_linear(x: Tensor, values: Tensor, bias: Tensor | None, index: Sequence[Tensor], kernel: str) -> Tensor:
     """y = x Wᵀ + bias.
 
@@ -44,7 +62,7 @@ def block_linear(x: Tensor, values: Tensor, bias: Tensor | None, index: Sequence
     return _backend(x, values, kernel).forward(x.contiguous(), values.contiguous(), bias, blocks)[0]
 
 
-@torch.library.custom_op("dsparse::block_linear_gelu", mutates_args=())
+@_op("(Tensor x, Tensor values, Tensor? bias, Tensor[] index, str kernel) -> (Tensor, Tensor)")
 def block_linear_gelu(
     x: Tensor, values: Tensor, bias: Tensor | None, index: Sequence[Tensor], kernel: str
 ) -> tuple[Tensor, Tensor]:
@@ -54,7 +72,7 @@ def block_linear_gelu(
     return _backend(x, values, kernel).forward(x.contiguous(), values.contiguous(), bias, blocks, gelu=True)
 
 
-@torch.library.custom_op("dsparse::block_linear_input_grad", mutates_args=())
+@_op("(Tensor dy, Tensor values, Tensor[] index, str kernel) -> Tensor")
 def block_linear_input_grad(dy: Tensor, values: Tensor, index: Sequence[Tensor], kernel: str) -> Tensor:
     """dx = dy W, [T, I], of dy [T, O]; other arguments as of `block_linear`."""
     blocks = BlockIndex(*index)
@@ -62,7 +80,7 @@ def block_linear_input_grad(dy: Tensor, values: Tensor, index: Sequence[Tensor],
     return _backend(dy, values, kernel).input_gradient(dy.contiguous(), values.contiguous(), blocks)
 
 
-@torch.library.custom_op("dsparse::block_linear_weight_grad", mutates_args=())
+@_op("(Tensor dy, Tensor x, Tensor[] index, bool with_bias, str kernel) -> (Tensor, Tensor)")
 def block_linear_weight_grad(
     dy: Tensor, x: Tensor, index: Sequence[Tensor], with_bias: bool, kernel: str
 ) -> tuple[Tensor, Tensor]:
@@ -120,23 +138,23 @@ def _block_of(dy: Tensor, x: Tensor, index: BlockIndex) -> int:
 # Shapes and dtypes alone, for torch.compile and meta tensors.
 
 
-@block_linear.register_fake
+@torch.library.register_fake("dsparse::block_linear")
 def _(x: Tensor, values: Tensor, bias: Tensor | None, index: Sequence[Tensor], kernel: str) -> Tensor:
     return x.new_empty(x.shape[0], (index[2].shape[0] - 1) * values.shape[-1])
 
 
-@block_linear_gelu.register_fake
+@torch.library.register_fake("dsparse::block_linear_gelu")
 def _(x: Tensor, values: Tensor, bias: Tensor | None, index: Sequence[Tensor], kernel: str) -> tuple[Tensor, Tensor]:
     shape = x.shape[0], (index[2].shape[0] - 1) * values.shape[-1]
     return x.new_empty(shape), x.new_empty(shape)
 
 
-@block_linear_input_grad.register_fake
+@torch.library.register_fake("dsparse::block_linear_input_grad")
 def _(dy: Tensor, values: Tensor, index: Sequence[Tensor], kernel: str) -> Tensor:
     return dy.new_empty(dy.shape[0], (index[4].shape[0] - 1) * values.shape[-1])
 
 
-@block_linear_weight_grad.register_fake
+@torch.library.register_fake("dsparse::block_linear_weight_grad")
 def _(dy: Tensor, x: Tensor, index: Sequence[Tensor], with_bias: bool, kernel: str) -> tuple[Tensor, Tensor]:
     block = x.shape[1] // (index[4].shape[0] - 1)
     return x.new_empty(index[0].shape[0], block, block), dy.new_empty(dy.shape[1] if with_bias else 0)
@@ -144,7 +162,7 @@ def _(dy: Tensor, x: Tensor, index: Sequence[Tensor], with_bias: bool, kernel: s
 
 # Derivatives.
 
-_NO_GRADIENT = [None] * len(BlockIndex._fields)
+_ops = torch.ops.dsparse
 
 
 def _keep_linear(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -160,19 +178,20 @@ def _linear_backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
 
 def _gradients(ctx: Any, dy: Tensor, x: Tensor, values: Tensor, index: list[Tensor]) -> tuple[Any, ...]:
     wants_x, wants_values, wants_bias = ctx.needs_input_grad[:3]
-    dx = block_linear_input_grad(dy, values, index, ctx.kernel) if wants_x else None
+    dx = _ops.block_linear_input_grad.default(dy, values, index, ctx.kernel) if wants_x else None
     dvalues = dbias = None
     if wants_values:
-        dvalues, dbias = block_linear_weight_grad(dy, x, index, ctx.has_bias and wants_bias, ctx.kernel)
+        dvalues, dbias = _ops.block_linear_weight_grad.default(dy, x, index, ctx.has_bias and wants_bias, ctx.kernel)
     elif wants_bias:
         dbias = dy.sum(0)
-    return dx, dvalues, dbias if wants_bias else None, _NO_GRADIENT, None
+    return dx, dvalues, dbias if wants_bias else None, None, None
 
 
 def _keep_gelu(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, values, bias, index, kernel = inputs
     ctx.has_bias, ctx.kernel = bias is not None, kernel
     ctx.save_for_backward(x, values, output[1], *index)
+    ctx.set_materialize_grads(False)  # nobody uses y itself as a rule: no zeros for it
 
 
 def _gelu_backward(ctx: Any, dgelu: Tensor | None, dy: Tensor | None) -> tuple[Any, ...]:
@@ -181,7 +200,8 @@ def _gelu_backward(ctx: Any, dgelu: Tensor | None, dy: Tensor | None) -> tuple[A
     if dgelu is not None:
         through = torch.ops.aten.gelu_backward(dgelu, y)
         total = through if dy is None else through + dy
-    assert total is not None
+    if total is None:
+        return None, None, None, None, None
     return _gradients(ctx, total, x, values, index)
 
 
@@ -193,9 +213,9 @@ def _keep_input_grad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _input_grad_backward(ctx: Any, ddx: Tensor) -> tuple[Any, ...]:
     dy, values, *index = ctx.saved_tensors
     wants_dy, wants_values = ctx.needs_input_grad[:2]
-    ddy = block_linear(ddx, values, None, index, ctx.kernel) if wants_dy else None
-    dvalues = block_linear_weight_grad(dy, ddx, index, False, ctx.kernel)[0] if wants_values else None
-    return ddy, dvalues, _NO_GRADIENT, None
+    ddy = _ops.block_linear.default(ddx, values, None, index, ctx.kernel) if wants_dy else None
+    dvalues = _ops.block_linear_weight_grad.default(dy, ddx, index, False, ctx.kernel)[0] if wants_values else None
+    return ddy, dvalues, None, None
 
 
 def _keep_weight_grad(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -207,15 +227,34 @@ def _weight_grad_backward(ctx: Any, ddvalues: Tensor, ddbias: Tensor) -> tuple[A
     dy, x, *index = ctx.saved_tensors
     wants_dy, wants_x = ctx.needs_input_grad[:2]
     bias = ddbias if ctx.with_bias else None
-    ddy = block_linear(x, ddvalues, bias, index, ctx.kernel) if wants_dy else None
-    dx = block_linear_input_grad(dy, ddvalues, index, ctx.kernel) if wants_x else None
-    return ddy, dx, _NO_GRADIENT, None, None
+    ddy = _ops.block_linear.default(x, ddvalues, bias, index, ctx.kernel) if wants_dy else None
+    dx = _ops.block_linear_input_grad.default(dy, ddvalues, index, ctx.kernel) if wants_x else None
+    return ddy, dx, None, None, None
 
 
-block_linear.register_autograd(_linear_backward, setup_context=_keep_linear)
-block_linear_gelu.register_autograd(_gelu_backward, setup_context=_keep_gelu)
-block_linear_input_grad.register_autograd(_input_grad_backward, setup_context=_keep_input_grad)
-block_linear_weight_grad.register_autograd(_weight_grad_backward, setup_context=_keep_weight_grad)
+def _differentiate(name: str, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
+    """Gives an op its derivative."""
+    op = getattr(_ops, name).default
+
+    def forward(*args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
+
+    functions = {"forward": forward, "backward": backward, "setup_context": setup_context}
+    members = {key: staticmethod(function) for key, function in functions.items()}
+    derivative: Any = type(name, (torch.autograd.Function,), members)
+
+    def apply(*args: Any) -> Any:
+        # In a backward as a rule nothing is to be differentiated again.
+        return derivative.apply(*args) if torch.is_grad_enabled() else forward(*args)
+
+    _LIBRARY.impl(name, apply, "Autograd")
+
+
+_differentiate("block_linear", _linear_backward, _keep_linear)
+_differentiate("block_linear_gelu", _gelu_backward, _keep_gelu)
+_differentiate("block_linear_input_grad", _input_grad_backward, _keep_input_grad)
+_differentiate("block_linear_weight_grad", _weight_grad_backward, _keep_weight_grad)
 
 
 # FLOPs: two per token and active weight.

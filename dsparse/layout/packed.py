@@ -96,7 +96,8 @@ class PackedLinear(nn.Module):
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-        y_TO = torch.ops.dsparse.block_linear(x.reshape(-1, self.in_features), weight, bias, self.index, self.kernel)
+        x_TI = x.reshape(-1, self.in_features)
+        y_TO = torch.ops.dsparse.block_linear.default(x_TI, weight, bias, self.index, self.kernel)
         return y_TO.view(*x.shape[:-1], self.out_features)
 
     def backend_name(self) -> str:
