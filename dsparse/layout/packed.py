@@ -82,8 +82,7 @@ class PackedLinear(nn.Module):
 
     def holds(self, pattern: BlockPattern) -> bool:
         """Whether the orders in force are exactly those of the pattern."""
-        device = self.index.rows_S.device
-        return all(map(torch.equal, self.index, BlockIndex.of(pattern.to(device))))
+        return self.index.is_of(pattern.to(self.index.rows_S.device))
 
     def dense_weight(self) -> Tensor:
         """[O, I], zero at inactive blocks; differentiable."""
