@@ -9,14 +9,17 @@ Three ops, each the derivative of the others, for y = x Wᵀ + bias:
 so gradients of any order need nothing else. `block_linear_gelu` is the first with GELU behind it, which saves a pass
 over the outputs. The products are a backend's; see `backend`.
 
+The ops are defined by schema and not by `torch.library.custom_op`, whose wrappers take as long again per call: small
+models feel it.
+
 Shape legend: T tokens, O out features, I in features, S slots, b block side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,8 +28,23 @@ from torch.utils.flop_counter import register_flop_formula
 from dsparse.kernels.backend import find_backend
 from dsparse.kernels.index import BlockIndex
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
-@torch.library.custom_op("dsparse::block_linear", mutates_args=())
+_LIBRARY = torch.library.Library("dsparse", "FRAGMENT")
+
+
+def _op(schema: str) -> Callable[[_Function], _Function]:
+    """Makes of a function of tensors without gradients the op of its name, on every device."""
+
+    def define(function: _Function) -> _Function:
+        _LIBRARY.define(function.__name__ + schema, tags=torch.Tag.pt2_compliant_tag)
+        _LIBRARY.impl(function.__name__, function, "CompositeExplicitAutograd")
+        return getattr(torch.ops.dsparse, function.__name__).default
+
+    return define
+
+
+@_op("(Tensor x, Tensor values, Tensor? bias, Tensor[] index, str kernel) -> Tensor")
 def block_linear(x: Tensor, values: Tensor, bias: Tensor | None, index: Sequence[Tensor], kernel: str) -> Tensor:
     """y = x Wᵀ + bias.
 
@@ -46,7 +64,7 @@ def block_linear(x: Tensor, values: Tensor, bias: Tensor | None, index: Sequence
         return _backend(x, values, kernel).forward(x.contiguous(), values.contiguous(), _dense(bias), blocks)[0]
 
 
-@torch.library.custom_op("dsparse::block_linear_gelu", mutates_args=())
+@_op("(Tensor x, Tensor values, Tensor? bias, Tensor[] index, str kernel) -> (Tensor, Tensor)")
 def block_linear_gelu(
     x: Tensor, values: Tensor, bias: Tensor | None, index: Sequence[Tensor], kernel: str
 ) -> tuple[Tensor, Tensor]:
@@ -57,7 +75,7 @@ def block_linear_gelu(
         return _backend(x, values, kernel).forward(x.contiguous(), values.contiguous(), _dense(bias), blocks, gelu=True)
 
 
-@torch.library.custom_op("dsparse::block_linear_input_grad", mutates_args=())
+@_op("(Tensor dy, Tensor values, Tensor[] index, str kernel) -> Tensor")
 def block_linear_input_grad(dy: Tensor, values: Tensor, index: Sequence[Tensor], kernel: str) -> Tensor:
     """dx = dy W, [T, I], of dy [T, O]; other arguments as of `block_linear`."""
     blocks = BlockIndex(*index)
@@ -66,7 +84,7 @@ def block_linear_input_grad(dy: Tensor, values: Tensor, index: Sequence[Tensor],
         return _backend(dy, values, kernel).input_gradient(dy.contiguous(), values.contiguous(), blocks)
 
 
-@torch.library.custom_op("dsparse::block_linear_weight_grad", mutates_args=())
+@_op("(Tensor dy, Tensor x, Tensor[] index, bool with_bias, str kernel) -> (Tensor, Tensor)")
 def block_linear_weight_grad(
     dy: Tensor, x: Tensor, index: Sequence[Tensor], with_bias: bool, kernel: str
 ) -> tuple[Tensor, Tensor]:
@@ -146,14 +164,14 @@ def _block_of(dy: Tensor, x: Tensor, index: BlockIndex) -> int:
 # "meta" comes here, and what it returned would be memory that nobody wrote.
 
 
-@block_linear.register_fake
+@torch.library.register_fake("dsparse::block_linear")
 def _(x: Tensor, values: Tensor, bias: Tensor | None, index: Sequence[Tensor], kernel: str) -> Tensor:
     blocks = BlockIndex(*index)
     _check(x, values, bias, blocks)
     return x.new_empty(x.shape[0], blocks.grid[0] * values.shape[-1])
 
 
-@block_linear_gelu.register_fake
+@torch.library.register_fake("dsparse::block_linear_gelu")
 def _(x: Tensor, values: Tensor, bias: Tensor | None, index: Sequence[Tensor], kernel: str) -> tuple[Tensor, Tensor]:
     blocks = BlockIndex(*index)
     _check(x, values, bias, blocks)
@@ -161,22 +179,20 @@ def _(x: Tensor, values: Tensor, bias: Tensor | None, index: Sequence[Tensor], k
     return x.new_empty(shape), x.new_empty(shape)
 
 
-@block_linear_input_grad.register_fake
+@torch.library.register_fake("dsparse::block_linear_input_grad")
 def _(dy: Tensor, values: Tensor, index: Sequence[Tensor], kernel: str) -> Tensor:
     blocks = BlockIndex(*index)
     _check_product(dy, values, blocks, num_blocks=blocks.grid[0], what="dy")
     return dy.new_empty(dy.shape[0], blocks.grid[1] * values.shape[-1])
 
 
-@block_linear_weight_grad.register_fake
+@torch.library.register_fake("dsparse::block_linear_weight_grad")
 def _(dy: Tensor, x: Tensor, index: Sequence[Tensor], with_bias: bool, kernel: str) -> tuple[Tensor, Tensor]:
     block = _block_of(dy, x, BlockIndex(*index))
     return x.new_empty(index[0].shape[0], block, block), dy.new_empty(dy.shape[1] if with_bias else 0)
 
 
 # Derivatives.
-
-_NO_GRADIENT = [None] * len(BlockIndex._fields)
 
 
 def _keep_linear(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -198,7 +214,7 @@ def _gradients(ctx: Any, dy: Tensor, x: Tensor, values: Tensor, index: list[Tens
         dvalues, dbias = block_linear_weight_grad(dy, x, index, ctx.has_bias and wants_bias, ctx.kernel)
     elif wants_bias:
         dbias = dy.sum(0)
-    return dx, dvalues, dbias if wants_bias else None, _NO_GRADIENT, None
+    return dx, dvalues, dbias if wants_bias else None, None, None
 
 
 def _keep_gelu(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -214,7 +230,7 @@ def _gelu_backward(ctx: Any, dgelu: Tensor | None, dy: Tensor | None) -> tuple[A
         through = torch.ops.aten.gelu_backward(dgelu, y)
         dy = through if dy is None else through + dy
     if dy is None:
-        return None, None, None, _NO_GRADIENT, None
+        return None, None, None, None, None
     return _gradients(ctx, dy, x, values, index)
 
 
@@ -228,7 +244,7 @@ def _input_grad_backward(ctx: Any, ddx: Tensor) -> tuple[Any, ...]:
     wants_dy, wants_values = ctx.needs_input_grad[:2]
     ddy = block_linear(ddx, values, None, index, ctx.kernel) if wants_dy else None
     dvalues = block_linear_weight_grad(dy, ddx, index, False, ctx.kernel)[0] if wants_values else None
-    return ddy, dvalues, _NO_GRADIENT, None
+    return ddy, dvalues, None, None
 
 
 def _keep_weight_grad(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -242,13 +258,32 @@ def _weight_grad_backward(ctx: Any, ddvalues: Tensor, ddbias: Tensor) -> tuple[A
     bias = ddbias if ctx.with_bias else None
     ddy = block_linear(x, ddvalues, bias, index, ctx.kernel) if wants_dy else None
     dx = block_linear_input_grad(dy, ddvalues, index, ctx.kernel) if wants_x else None
-    return ddy, dx, _NO_GRADIENT, None, None
+    return ddy, dx, None, None, None
 
 
-block_linear.register_autograd(_linear_backward, setup_context=_keep_linear)
-block_linear_gelu.register_autograd(_gelu_backward, setup_context=_keep_gelu)
-block_linear_input_grad.register_autograd(_input_grad_backward, setup_context=_keep_input_grad)
-block_linear_weight_grad.register_autograd(_weight_grad_backward, setup_context=_keep_weight_grad)
+def _differentiate(name: str, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
+    """Gives an op its derivative."""
+    op = getattr(torch.ops.dsparse, name).default
+
+    def forward(*args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
+
+    functions = {"forward": forward, "backward": backward, "setup_context": setup_context}
+    members = {key: staticmethod(function) for key, function in functions.items()}
+    derivative: Any = type(name, (torch.autograd.Function,), members)
+
+    def apply(*args: Any) -> Any:
+        # In a backward as a rule nothing is to be differentiated again.
+        return derivative.apply(*args) if torch.is_grad_enabled() else forward(*args)
+
+    _LIBRARY.impl(name, apply, "Autograd")
+
+
+_differentiate("block_linear", _linear_backward, _keep_linear)
+_differentiate("block_linear_gelu", _gelu_backward, _keep_gelu)
+_differentiate("block_linear_input_grad", _input_grad_backward, _keep_input_grad)
+_differentiate("block_linear_weight_grad", _weight_grad_backward, _keep_weight_grad)
 
 
 # FLOPs: two per token and active weight.

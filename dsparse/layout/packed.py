@@ -12,10 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-import dsparse.kernels.ops  # noqa: F401  registers torch.ops.dsparse
 from dsparse.errors import UserError
 from dsparse.kernels.backend import Kernel, find_backend
 from dsparse.kernels.index import BlockIndex
+from dsparse.kernels.ops import block_linear
 from dsparse.pattern.block_pattern import BlockPattern
 
 _MAX_VALUES = 2**31 - 1
@@ -82,8 +82,7 @@ class PackedLinear(nn.Module):
 
     def holds(self, pattern: BlockPattern) -> bool:
         """Whether the orders in force are exactly those of the pattern."""
-        device = self.index.rows_S.device
-        return all(map(torch.equal, self.index, BlockIndex.of(pattern.to(device))))
+        return self.index.is_of(pattern.to(self.index.rows_S.device))
 
     def dense_weight(self) -> Tensor:
         """[O, I], zero at inactive blocks; differentiable."""
@@ -97,7 +96,8 @@ class PackedLinear(nn.Module):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, weight = _autocast(x, dtype), _autocast(weight, dtype)
             bias = None if bias is None else _autocast(bias, dtype)
-        y_TO = torch.ops.dsparse.block_linear(x.reshape(-1, x.shape[-1]), weight, bias, self.index, self.kernel)
+        x_TI = x.reshape(-1, x.shape[-1])
+        y_TO = block_linear(x_TI, weight, bias, self.index, self.kernel)
         return y_TO.view(*x.shape[:-1], self.out_features)
 
     def backend_name(self) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 _MULTIPLIER_1 = 0xBF58476D1CE4E5B9
 _MULTIPLIER_2 = 0x94D049BB133111EB
-_CPU_CHUNK = 1 << 13  # elements
+_CPU_CHUNK = 1 << 14  # elements
 
 Unsigned = NDArray[np.uint64]
 
