@@ -200,10 +200,9 @@ void pack_line(float* to, const Product<Element>& product, int64_t line, int64_t
 }
 
 // Writes sums that the microkernel could not put in place itself: rounded, through a GELU, or only a part of a panel.
-template <class Element>
+template <int W, class Element>
 void finish(const Product<Element>& product, int64_t first_token, int64_t num_tokens, int64_t column,
             int64_t num_columns, const float* sums, int64_t width) {
-  constexpr int W = kWidth < 8 ? kWidth : 8;
   for (int64_t i = 0; i < num_tokens; ++i, sums += width) {
     const int64_t at = (first_token + i) * product.num_outputs + column;
     for (int64_t j = 0; j < num_columns; j += W) {
@@ -228,7 +227,7 @@ struct Packed {
   const int32_t* sources;  // [S] by entry
 };
 
-// One tile: every line's panels against all its tokens. The next tile's tokens, `next_tokens` of them, are fetched ahead.
+// One tile: every line's panels against all its tokens. The next tile's tokens, `next_tokens`, are fetched ahead.
 template <class Element>
 void multiply_tile(const Product<Element>& product, const Packed& packed, const float* tile, int64_t capacity,
                    int64_t first_token, int64_t num_tokens, int64_t next_tokens) {
@@ -263,7 +262,11 @@ void multiply_tile(const Product<Element>& product, const Packed& packed, const 
           work.sums = sums;
           work.sums_stride = width;
           packed.microkernel.run(work);
-          finish(product, first_token + m, count, column, num_columns, sums, width);
+          // In vectors no wider than those just written: a load that spans two stores waits until both are through.
+          if (packed.microkernel.interleaved)
+            finish<4>(product, first_token + m, count, column, num_columns, sums, width);
+          else
+            finish<kWidth>(product, first_token + m, count, column, num_columns, sums, width);
         }
       }
     }

@@ -25,8 +25,8 @@ DSPARSE_INLINE void copy_floats(float* to, const Element* from, int64_t count) {
   for (; i < count; ++i) to[i] = to_float(from[i]);
 }
 
-// Copies tokens [0, num_tokens) of block columns into a tile; B is the block side, 0 for any. Four tokens at a time: their
-// values lie side by side in the tile, and four rows are as many streams as the hardware fetches ahead with ease.
+// Copies tokens [0, num_tokens) of block columns into a tile; B is the block side, 0 for any. Four tokens at a time:
+// their values lie side by side in the tile, and four rows are as many streams as the hardware fetches ahead with ease.
 template <int B, class Element>
 DSPARSE_INLINE void copy_columns(float* tile, int64_t capacity, const Element* from, int64_t row_length,
                                  int64_t num_tokens, const int32_t* used, int64_t num_used, int64_t runtime_block) {
@@ -58,8 +58,8 @@ void pack_tile(float* tile, int64_t capacity, const Element* from, int64_t row_l
     memset(tile + (used[u] * capacity + num_tokens) * b, 0, sizeof(float) * size_t((padded_tokens - num_tokens) * b));
 }
 
-// Like pack_tile, with groups of `group` tokens interleaved: [C, groups, b, group]. Tokens beyond the last are zeros up to
-// a whole group. `group` is a multiple of four.
+// Like pack_tile, with groups of `group` tokens interleaved: [C, groups, b, group]. Tokens beyond the last are zeros up
+// to a whole group. `group` is a multiple of four.
 template <class Element>
 void pack_interleaved(float* tile, int64_t capacity, const Element* from, int64_t row_length, int64_t num_tokens,
                       int64_t group, const int32_t* used, int64_t num_used, int64_t b) {

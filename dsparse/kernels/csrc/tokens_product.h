@@ -207,7 +207,8 @@ inline Status run_product(const Call& call, const Product<Element>& product, con
     float* packed = scratch<25>(cut.chunk * block * NT);
     float* sums = scratch<26>(cut.group * block * NT);
     if (packed == nullptr || sums == nullptr) num_failed = 1;
-#pragma omp for schedule(static)
+    // A few tiles at a time: the next one's source is then mostly this thread's to ask for.
+#pragma omp for schedule(dynamic, 4)
     for (int64_t task = 0; task < num_tiles * order.num_groups; ++task)
       if (num_failed == 0)
         run_tile<W, NV, B>(call, product, order, weights, task / num_tiles, task % num_tiles * NT, packed, sums);

@@ -42,7 +42,8 @@ void add_outer_products(const OuterProduct& work) {
   for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 2
     for (int v = 0; v < NV; ++v)
-      acc[i][v] = Whole ? load<W>(sums + i * sums_stride + v * W) : load_first<W>(sums + i * sums_stride, work.num_columns);
+      acc[i][v] = Whole ? load<W>(sums + i * sums_stride + v * W)
+                        : load_first<W>(sums + i * sums_stride, work.num_columns);
   for (int64_t t = work.num_tokens; t > 0; --t, dy += stride, x += stride) {
     F32<W> inputs[NV];
 #pragma GCC unroll 2
@@ -259,8 +260,8 @@ Status add_part(const WeightGradient<Element>& job, int part, int num_parts) {
     const int64_t num_tokens = smaller(capacity, job.num_tokens - t0);
     if (job.bias_sums != nullptr)
       add_columns(job.bias_sums, job.dy + t0 * job.num_out, job.num_out, num_tokens, o_begin, o_end);
-    pack_tile(shorter, capacity, job.shorter.tokens + t0 * job.shorter.length, job.shorter.length, num_tokens, 0, needed,
-              num_needed, job.lane);
+    const Element* tokens = job.shorter.tokens + t0 * job.shorter.length;
+    pack_tile(shorter, capacity, tokens, job.shorter.length, num_tokens, 0, needed, num_needed, job.lane);
     add_tile(job, share, shorter, longer, capacity, t0, num_tokens);
   }
   return kOk;
