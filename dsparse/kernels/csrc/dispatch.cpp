@@ -96,7 +96,9 @@ DSPARSE_EXPORT int32_t dsparse_isa_runs_here(int32_t isa) {
   return isa >= 0 && isa < dsparse::kNumIsas && dsparse::kIsas[isa].runs_here() ? 1 : 0;
 }
 
-DSPARSE_EXPORT int32_t dsparse_forward(const dsparse::Call* call) { return dsparse::run(*call, &dsparse::Isa::forward); }
+DSPARSE_EXPORT int32_t dsparse_forward(const dsparse::Call* call) {
+  return dsparse::run(*call, &dsparse::Isa::forward);
+}
 
 DSPARSE_EXPORT int32_t dsparse_input_gradient(const dsparse::Call* call) {
   return dsparse::run(*call, &dsparse::Isa::input_gradient);

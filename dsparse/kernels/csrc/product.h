@@ -7,10 +7,9 @@
 //   threads   each takes one stretch of tokens
 //   tiles     of tokens, as many as let the tile's inputs fit in half of L2 (tile.h)
 //   lines     their weights are read once per tile
-//   panels    NV vectors of outputs of a line; its weights lie in the order they are read, inputs outermost
-//   MR tokens whose MR x NV sums stay in registers while all blocks of the line are walked. Per input and token one
-//             value is broadcast and multiplied by NV vectors of weights.
-// MR x NV is at least 12: a fused multiply-add takes four cycles and two start in each.
+//   panels    of outputs of a line; a panel's weights lie in the order they are read, inputs outermost
+//   tokens    as many as let their sums stay in registers while all blocks of the line are walked
+// The sums in registers are at least 12 vectors: a fused multiply-add takes four cycles and two start in each.
 //
 // Every sum runs over the line's blocks in order and the inputs in order, from the first to the last, and always in the
 // same instructions, so results depend neither on the tiles nor on the number of threads.
@@ -43,23 +42,23 @@ struct Product {
   bool transposed;  // values are [output, input], as in the forward, and not [input, output]
 };
 
-// Where a microkernel finds what it multiplies and where the sums of MR tokens by one panel go.
+// Where a microkernel finds what it multiplies and where the sums of its tokens by one panel go.
 struct PanelWork {
   const float* inputs;      // the tile, at the first of the tokens
   int64_t source_stride;    // floats from one block column of the tile to the next
   const int32_t* sources;   // of the line's blocks
   int64_t num_blocks;
-  const float* panel;       // [num_blocks, b, NV * W]
-  const float* bias;        // [NV * W], what the sums start from
-  float* sums;              // [MR, NV * W]
+  const float* panel;       // [num_blocks, b, outputs of the panel]
+  const float* bias;        // what the sums start from
+  float* sums;              // [tokens, outputs of the panel]
   int64_t sums_stride;
   int block;
 };
 
-// The sums of MR tokens and one panel over all blocks of a line. B is the block side, 0 for any.
+// The sums of MR tokens and one panel of NV vectors over all blocks of a line, vectors running over outputs. The tile
+// holds tokens by inputs. B is the block side.
 template <int W, int NV, int MR, int B>
 void multiply_panel(const PanelWork& work) {
-  const int64_t b = B > 0 ? B : work.block;
   const int64_t num_blocks = work.num_blocks, source_stride = work.source_stride;
   const float *panel = work.panel, *inputs = work.inputs;
   const int32_t* sources = work.sources;
@@ -73,14 +72,14 @@ void multiply_panel(const PanelWork& work) {
   for (int64_t e = 0; e < num_blocks; ++e) {
     const float* x = inputs + sources[e] * source_stride;
 #pragma GCC unroll 8
-    for (int64_t k = 0; k < b; ++k) {
+    for (int k = 0; k < B; ++k) {
       F32<W> weights[NV];
 #pragma GCC unroll 2
       for (int v = 0; v < NV; ++v) weights[v] = load<W>(panel + v * W);
       panel += NV * W;
 #pragma GCC unroll 32
       for (int i = 0; i < MR; ++i) {
-        const F32<W> input = broadcast<W>(x[i * b + k]);
+        const F32<W> input = broadcast<W>(x[i * B + k]);
 #pragma GCC unroll 2
         for (int v = 0; v < NV; ++v) sums[i][v] = fma(input, weights[v], sums[i][v]);
       }
@@ -94,25 +93,65 @@ void multiply_panel(const PanelWork& work) {
     for (int v = 0; v < NV; ++v) store<W>(to + i * stride + v * W, sums[i][v]);
 }
 
+// The same for a panel of eight outputs, vectors running over tokens: NT vectors of tokens by MO outputs at a time. A
+// single vector of outputs would need as many loads as multiply-adds, more than a core has time for. The tile holds
+// inputs by tokens.
+template <int W, int NT, int MO, int B>
+void multiply_panel_by_tokens(const PanelWork& work) {
+  constexpr int kTokens = NT * W;
+  const int64_t b = B > 0 ? B : work.block, num_blocks = work.num_blocks, source_stride = work.source_stride;
+  const float* inputs = work.inputs;
+  const int32_t* sources = work.sources;
+  for (int first = 0; first < 8; first += MO) {
+    const float* panel = work.panel + first;
+    F32<W> sums[MO][NT];
+#pragma GCC unroll 8
+    for (int o = 0; o < MO; ++o) {
+      const F32<W> bias = broadcast<W>(work.bias[first + o]);
+#pragma GCC unroll 4
+      for (int v = 0; v < NT; ++v) sums[o][v] = bias;
+    }
+    for (int64_t e = 0; e < num_blocks; ++e) {
+      const float* x = inputs + sources[e] * source_stride;
+#pragma GCC unroll 4
+      for (int64_t k = 0; k < b; ++k, x += kTokens, panel += 8) {
+        F32<W> tokens[NT];
+#pragma GCC unroll 4
+        for (int v = 0; v < NT; ++v) tokens[v] = load<W>(x + v * W);
+#pragma GCC unroll 8
+        for (int o = 0; o < MO; ++o) {
+          const F32<W> weight = broadcast<W>(panel[o]);
+#pragma GCC unroll 4
+          for (int v = 0; v < NT; ++v) sums[o][v] = fma(weight, tokens[v], sums[o][v]);
+        }
+      }
+    }
+#pragma GCC unroll 2
+    for (int o = 0; o < MO; o += 4)
+#pragma GCC unroll 4
+      for (int v = 0; v < NT; ++v)
+        store_columns<W>(work.sums + v * W * work.sums_stride + first + o, work.sums_stride, sums[o][v], sums[o + 1][v],
+                         sums[o + 2][v], sums[o + 3][v]);
+  }
+}
+
 // A microkernel with its measures.
 struct Microkernel {
   void (*run)(const PanelWork&);
-  int num_tokens;     // MR
-  int panel;          // NV * W
+  int num_tokens;
+  int panel;         // outputs
+  bool interleaved;  // the tile holds inputs by num_tokens tokens, group by group
 };
 
-template <int W, int NV, int MR, int B>
-Microkernel microkernel() {
-  return {multiply_panel<W, NV, MR, B>, MR, NV * W};
-}
-
-// Picks vectors and tokens in registers: as many sums as registers hold beside the weights and an input.
+// Picks vectors and tokens: as many sums as registers hold beside what they are computed from.
 template <int B>
 Microkernel microkernel_of_block() {
   constexpr bool kMany = kRegisters >= 32;
-  if constexpr (B > 0 && B % (2 * kWidth) == 0) return microkernel<kWidth, 2, kMany ? 12 : 6, B>();
-  else if constexpr (B > 0 && B % kWidth == 0) return microkernel<kWidth, 1, kMany ? 24 : 12, B>();
-  else return microkernel<(kWidth > 8 ? 8 : kWidth), 1, kMany ? 24 : 12, B>();
+  constexpr int W = kWidth, MR = kMany ? 12 : 6, MO = kMany ? 8 : 4;
+  if constexpr (B > 0 && B % (2 * W) == 0)
+    return {multiply_panel<W, 2, MR, B>, MR, 2 * W, false};
+  else
+    return {multiply_panel_by_tokens<W, 3, MO, B>, 3 * W, 8, true};
 }
 
 inline Microkernel choose_microkernel(int block) {
@@ -161,10 +200,9 @@ void pack_line(float* to, const Product<Element>& product, int64_t line, int64_t
 }
 
 // Writes sums that the microkernel could not put in place itself: rounded, through a GELU, or only a part of a panel.
-template <class Element>
+template <int W, class Element>
 void finish(const Product<Element>& product, int64_t first_token, int64_t num_tokens, int64_t column,
             int64_t num_columns, const float* sums, int64_t width) {
-  constexpr int W = kWidth < 8 ? kWidth : 8;
   for (int64_t i = 0; i < num_tokens; ++i, sums += width) {
     const int64_t at = (first_token + i) * product.num_outputs + column;
     for (int64_t j = 0; j < num_columns; j += W) {
@@ -189,18 +227,22 @@ struct Packed {
   const int32_t* sources;  // [S] by entry
 };
 
-// One tile: every line's panels against all its tokens.
+// One tile: every line's panels against all its tokens. The next tile's tokens, `next_tokens`, are fetched ahead.
 template <class Element>
 void multiply_tile(const Product<Element>& product, const Packed& packed, const float* tile, int64_t capacity,
-                   int64_t first_token, int64_t num_tokens) {
-  constexpr int64_t kLargestSums = 24 * 32;
+                   int64_t first_token, int64_t num_tokens, int64_t next_tokens) {
+  constexpr int64_t kLargestSums = 12 * 32;  // of all microkernels, tokens times outputs
   alignas(64) float sums[kLargestSums];
   const int64_t b = product.block, width = packed.microkernel.panel, step = packed.microkernel.num_tokens;
   const int64_t num_panels = ceil_div(b, width), num_lines = product.num_outputs / b;
   PanelWork work = {};
   work.source_stride = capacity * b;
   work.block = product.block;
+  const Element* next = product.inputs + (first_token + num_tokens) * product.num_inputs;
   for (int64_t line = 0; line < num_lines; ++line) {
+    // The next tile's inputs, some with each line, so that they are there by the time they are copied.
+    prefetch_rows(next, product.num_inputs, next_tokens * line / num_lines, next_tokens * (line + 1) / num_lines,
+                  product.num_inputs);
     const int64_t first_entry = product.offsets[line];
     work.sources = packed.sources + first_entry;
     work.num_blocks = product.offsets[line + 1] - first_entry;
@@ -220,7 +262,11 @@ void multiply_tile(const Product<Element>& product, const Packed& packed, const 
           work.sums = sums;
           work.sums_stride = width;
           packed.microkernel.run(work);
-          finish(product, first_token + m, count, column, num_columns, sums, width);
+          // In vectors no wider than those just written: a load that spans two stores waits until both are through.
+          if (packed.microkernel.interleaved)
+            finish<4>(product, first_token + m, count, column, num_columns, sums, width);
+          else
+            finish<kWidth>(product, first_token + m, count, column, num_columns, sums, width);
         }
       }
     }
@@ -234,14 +280,19 @@ Status multiply_tokens(const Product<Element>& product, const Packed& packed, in
   int32_t* used = reinterpret_cast<int32_t*>(scratch<kUsed>(num_sources));
   if (used == nullptr) return kOutOfMemory;
   const int64_t num_used = list_used(used, product.source_offsets, num_sources);
-  const int64_t capacity = smaller(tile_tokens(num_used * b), round_up(end - begin, step));
+  const int64_t capacity = smaller(tile_tokens(num_used * b, step), round_up(end - begin, step));
   float* tile = scratch<kTile>(capacity * product.num_inputs);
   if (tile == nullptr) return kOutOfMemory;
   for (int64_t t0 = begin; t0 < end; t0 += capacity) {
     const int64_t num_tokens = smaller(capacity, end - t0);
-    pack_tile(tile, capacity, product.inputs + t0 * product.num_inputs, product.num_inputs, num_tokens,
-              round_up(num_tokens, step), used, num_used, b);
-    multiply_tile(product, packed, tile, capacity, t0, num_tokens);
+    const Element* inputs = product.inputs + t0 * product.num_inputs;
+    if (packed.microkernel.interleaved)
+      pack_interleaved(tile, capacity, inputs, product.num_inputs, num_tokens, step, used, num_used, b);
+    else
+      pack_tile(tile, capacity, inputs, product.num_inputs, num_tokens, round_up(num_tokens, step), used, num_used, b);
+    // Where most of them are not even read, fetching costs more than it saves.
+    const int64_t next_tokens = 2 * num_used < num_sources ? 0 : smaller(capacity, end - t0 - num_tokens);
+    multiply_tile(product, packed, tile, capacity, t0, num_tokens, next_tokens);
   }
   return kOk;
 }

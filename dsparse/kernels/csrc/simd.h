@@ -213,6 +213,26 @@ DSPARSE_INLINE void transpose(F32<W> (&rows)[W]) {
   if constexpr (W >= 16) exchange<W, 8>(rows);
 }
 
+// Writes four vectors as columns: row i of W rows gets {a[i] b[i] c[i] d[i]}.
+template <int W>
+DSPARSE_INLINE void store_columns(float* to, int64_t row_stride, F32<W> a, F32<W> b, F32<W> c, F32<W> d) {
+  const F32<W> ab_low = shuffle<W, InterleaveOnes<W, 0>>(a, b), ab_high = shuffle<W, InterleaveOnes<W, 1>>(a, b);
+  const F32<W> cd_low = shuffle<W, InterleaveOnes<W, 0>>(c, d), cd_high = shuffle<W, InterleaveOnes<W, 1>>(c, d);
+  // Rows 0, 4, 8, ..., then 1, 5, ..., and so on: one in each lane of four.
+  const F32<W> rows[4] = {shuffle<W, InterleaveTwos<W, 0>>(ab_low, cd_low),
+                          shuffle<W, InterleaveTwos<W, 1>>(ab_low, cd_low),
+                          shuffle<W, InterleaveTwos<W, 0>>(ab_high, cd_high),
+                          shuffle<W, InterleaveTwos<W, 1>>(ab_high, cd_high)};
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i)
+#pragma GCC unroll 4
+    for (int lane = 0; lane < W / 4; ++lane) {
+      F32<4> row;
+      memcpy(&row, reinterpret_cast<const char*>(&rows[i]) + 16 * lane, sizeof row);
+      store<4>(to + (4 * lane + i) * row_stride, row);
+    }
+}
+
 // Memory that a thread keeps between calls, so that a call of a millisecond need not fault its pages in again.
 // One buffer per thread and Slot; what it holds is undefined. Null where there is no memory.
 struct Scratch {

@@ -50,6 +50,7 @@ inline int64_t even_share(int64_t num_lines, int64_t most) {
 
 struct Order {
   Lines lines;
+  int64_t block;
   Cut cut;
   int64_t num_chunks;
   int64_t num_groups;
@@ -66,12 +67,15 @@ struct Order {
   const Span* band(int64_t group, int64_t chunk) const {
     return spans + first_target(group) * num_chunks + chunk * num_targets(group);
   }
+  const Span* band(int64_t number) const { return band(number / num_chunks, number % num_chunks); }
   int32_t band_length(int64_t group, int64_t chunk) const { return num_spans[group * num_chunks + chunk]; }
 };
 
 // An order's memory, from the calling thread's scratch; false where there is none. Then fill_order, in a parallel region.
 template <int FirstSlot>
-inline bool make_order(const Lines& lines, const Cut& cut, int64_t num_slots, Order* order) {
+inline bool make_order(const Lines& lines, const Cut& cut, const Call& call, Order* order) {
+  const int64_t num_slots = call.num_slots;
+  order->block = call.block;
   order->lines = lines;
   order->cut = cut;
   order->num_chunks = ceil_div(lines.num_sources, cut.chunk);

@@ -43,14 +43,27 @@ DSPARSE_INLINE void add_products(
     const float* weight = weights + k * side * side;
 #pragma GCC unroll 4
     for (int64_t j = 0; j < side; ++j) {
-      F32<W> x[NV];
-#pragma GCC unroll 16
-      for (int v = 0; v < NV; ++v) x[v] = load<W>(source + j * NT + v * W);
+      // What there is less of stays in registers: source vectors, or weights.
+      if constexpr (RB < NV) {
+        F32<W> w[RB];
 #pragma GCC unroll 8
-      for (int i = 0; i < RB; ++i) {
-        const F32<W> w = broadcast<W>(weight[j * side + i]);
+        for (int i = 0; i < RB; ++i) w[i] = broadcast<W>(weight[j * side + i]);
 #pragma GCC unroll 16
-        for (int v = 0; v < NV; ++v) total[i][v] = fma(w, x[v], total[i][v]);
+        for (int v = 0; v < NV; ++v) {
+          const F32<W> x = load<W>(source + j * NT + v * W);
+#pragma GCC unroll 8
+          for (int i = 0; i < RB; ++i) total[i][v] = fma(w[i], x, total[i][v]);
+        }
+      } else {
+        F32<W> x[NV];
+#pragma GCC unroll 16
+        for (int v = 0; v < NV; ++v) x[v] = load<W>(source + j * NT + v * W);
+#pragma GCC unroll 8
+        for (int i = 0; i < RB; ++i) {
+          const F32<W> w = broadcast<W>(weight[j * side + i]);
+#pragma GCC unroll 16
+          for (int v = 0; v < NV; ++v) total[i][v] = fma(w, x[v], total[i][v]);
+        }
       }
     }
   }
@@ -75,6 +88,44 @@ DSPARSE_INLINE void add_span(
     if (block - i == 2) add_products<W, NV, B, 2>(packed, offsets, weights + i, count, block, sums + i * NT);
     if (block - i == 1) add_products<W, NV, B, 1>(packed, offsets, weights + i, count, block, sums + i * NT);
   }
+}
+
+// What a band's products are computed from. `sums` begin at the group's first target.
+struct BandWork {
+  const float* packed;
+  const Span* spans;
+  int64_t num_spans;
+  const int32_t* offsets;
+  const float* weights;
+  float* sums;
+  int64_t first_target;
+  int64_t block;
+  Ahead ahead;   // the next chunk's part of the source
+  Ahead* output;  // what the sums will be written to
+  int64_t num_output;  // its lines to be asked for during this band
+};
+
+// A function of its own, so that its few variables are given registers.
+template <int W, int NV, int B>
+__attribute__((noinline)) void multiply_band(const BandWork& work) {
+  constexpr int NT = NV * W;
+  const int64_t side = B == 0 ? work.block : B, size = side * side, num_spans = work.num_spans;
+  const float* const packed = work.packed;
+  const Span* const spans = work.spans;
+  const int32_t* const offsets = work.offsets;
+  const float* const weights = work.weights;
+  float* const sums = work.sums - work.first_target * side * NT;
+  Ahead ahead = work.ahead, output = *work.output;
+  const int64_t num_asked = num_spans == 0 ? 0 : ceil_div(lines_of(ahead), num_spans);
+  const int64_t num_output = num_spans == 0 ? 0 : ceil_div(work.num_output, num_spans);
+  for (int64_t s = 0; s < num_spans; ++s) {
+    for (int64_t i = 0; i < num_asked; ++i) ahead.ask<0>();
+    for (int64_t i = 0; i < num_output; ++i) output.ask<1>();
+    const Span span = spans[s];
+    add_span<W, NV, B>(packed, offsets + span.begin, weights + span.begin * size, span.count, side,
+                       sums + span.target * side * NT);
+  }
+  *work.output = output;
 }
 
 template <class Element>
@@ -113,22 +164,27 @@ inline void run_tile(const Call& call, const Product<Element>& product, const Or
   const int64_t num_tokens = smaller<int64_t>(NT, call.num_tokens - token);
   const int64_t first = order.first_target(group), num_features = order.num_targets(group) * block;
   const int64_t source_stride = order.lines.num_sources * block, target_stride = order.lines.num_targets * block;
+  const Element* source = product.source + token * source_stride;
   for (int64_t f = 0; f < num_features; ++f) {
     const F32<W> start = broadcast<W>(product.bias == nullptr ? 0.0f : to_float(product.bias[first * block + f]));
     for (int v = 0; v < NV; ++v) store<W>(sums + f * NT + v * W, start);
   }
-  for (int64_t chunk = 0; chunk < order.num_chunks; ++chunk) {
-    pack_tile<W, NT>(product.source + token * source_stride + order.first_source(chunk) * block, source_stride,
-                     num_tokens, order.num_sources(chunk) * block, packed);
-    const Span* spans = order.band(group, chunk);
-    const int64_t num_spans = order.band_length(group, chunk);
-    for (int64_t s = 0; s < num_spans; ++s) {
-      const Span span = spans[s];
-      add_span<W, NV, B>(packed, order.offsets + span.begin, weights + span.begin * block * block, span.count, block,
-                         sums + (span.target - first) * block * NT);
-    }
-  }
   const int64_t at = token * target_stride + first * block;
+  Ahead output = ahead_of(product.target + at, target_stride, num_tokens, num_features);
+  const int64_t num_output = ceil_div(lines_of(output), order.num_chunks);
+  for (int64_t chunk = 0; chunk < order.num_chunks; ++chunk) {
+    pack_tile<W, NT>(source + order.first_source(chunk) * block, source_stride, num_tokens,
+                     order.num_sources(chunk) * block, packed);
+    BandWork work = {packed, order.band(group, chunk), order.band_length(group, chunk), order.offsets, weights, sums,
+                     first, block, {}, &output, num_output};
+    if (chunk + 1 < order.num_chunks)
+      work.ahead = ahead_of(source + order.first_source(chunk + 1) * block, source_stride, num_tokens,
+                            order.num_sources(chunk + 1) * block);
+    else if (token + NT < call.num_tokens)
+      work.ahead = ahead_of(source + NT * source_stride, source_stride,
+                            smaller<int64_t>(NT, call.num_tokens - token - NT), order.num_sources(0) * block);
+    multiply_band<W, NV, B>(work);
+  }
   unpack_tile<W, NT>(sums, target_stride, num_tokens, num_features, product.target + at,
                      product.pre == nullptr ? nullptr : product.pre + at);
 }
@@ -140,7 +196,7 @@ inline Status run_product(const Call& call, const Product<Element>& product, con
   const Cut cut = cut_product(call, lines, NT);
   Order order;
   float* weights = scratch<24>(call.num_slots * size);
-  if (!make_order<16>(lines, cut, call.num_slots, &order) || weights == nullptr) return kOutOfMemory;
+  if (!make_order<16>(lines, cut, call, &order) || weights == nullptr) return kOutOfMemory;
   const int64_t num_tiles = ceil_div(call.num_tokens, NT);
   int num_failed = 0;
 #pragma omp parallel num_threads(call.num_threads) if (call.num_threads > 1) reduction(+ : num_failed)
@@ -151,11 +207,11 @@ inline Status run_product(const Call& call, const Product<Element>& product, con
     float* packed = scratch<25>(cut.chunk * block * NT);
     float* sums = scratch<26>(cut.group * block * NT);
     if (packed == nullptr || sums == nullptr) num_failed = 1;
-#pragma omp for schedule(dynamic)
+    // A few tiles at a time: the next one's source is then mostly this thread's to ask for.
+#pragma omp for schedule(dynamic, 4)
     for (int64_t task = 0; task < num_tiles * order.num_groups; ++task)
       if (num_failed == 0)
-        run_tile<W, NV, B>(call, product, order, weights, task % order.num_groups, task / order.num_groups * NT,
-                           packed, sums);
+        run_tile<W, NV, B>(call, product, order, weights, task / num_tiles, task % num_tiles * NT, packed, sums);
   }
   return num_failed == 0 ? kOk : kOutOfMemory;
 }

@@ -11,6 +11,35 @@ namespace tokens {
 // Features that are turned before the next W tokens are: their part of the tile stays in L1 until its lines are full.
 constexpr int64_t kFeatureRun = 64;
 
+// A part of a matrix that is asked for line by line, between other work, before it is needed.
+struct Ahead {
+  const char* row = nullptr;
+  int64_t num_rows = 0;
+  int64_t stride = 0;  // bytes, as the next two
+  int64_t width = 0;
+  int64_t at = 0;
+
+  // Write: it is to be written, and must be this core's alone.
+  template <int Write>
+  DSPARSE_INLINE void ask() {
+    if (num_rows == 0) return;
+    __builtin_prefetch(row + at, Write, 2);
+    at += 64;
+    if (at < width) return;
+    at = 0;
+    row += stride;
+    --num_rows;
+  }
+};
+
+template <class Element>
+inline Ahead ahead_of(const Element* x, int64_t stride, int64_t num_tokens, int64_t num_features) {
+  constexpr int64_t size = sizeof(Element);
+  return {reinterpret_cast<const char*>(x), num_tokens, stride * size, num_features * size, 0};
+}
+
+inline int64_t lines_of(const Ahead& ahead) { return ahead.num_rows * ceil_div(ahead.width, 64); }
+
 // Packs `num_features` features of `num_tokens` <= NT rows of x, which are `stride` apart; tokens beyond become 0.
 template <int W, int NT, class Element>
 inline void pack_tile(const Element* x, int64_t stride, int64_t num_tokens, int64_t num_features, float* packed) {

@@ -1,10 +1,11 @@
 // Weight gradient at the active blocks: dW[slot] = sum over tokens of dyᵀ x, and the bias gradient, dy over tokens.
 //
-// The work is a list of units, a unit being one panel (NV vectors of in features) of one block. Units are listed along
-// the longer side of the matrix, and each thread takes one stretch of the list and no other thread's: it copies, tile
-// of tokens by tile, the block columns of x and dy that its units need (tile.h), of the longer side only its part, and
-// adds every unit's products for these tokens to the sums that lie in the result. MR x NV of them at a time stay in
-// registers while the tile's tokens are walked; per token and out feature one dy is broadcast.
+// The longer side of the matrix is walked line by line (block rows or block columns), and each thread takes one stretch
+// of the walk's blocks, cut at panels, and no other thread's. Tile of tokens by tile of tokens it copies what it needs
+// of the shorter side to scratch that fits half of L2, then goes along its lines: it copies a few lines of the longer
+// side, which fit L1, and adds the products of their blocks to the sums that lie in the result. A few out features by a
+// few vectors of in features at a time stay in registers while the tile's tokens are passed; per token and out feature
+// one dy is broadcast. See tile.h for how the copies lie.
 //
 // Each sum is over tokens in order, from the first to the last, by one thread, so the result depends neither on the
 // tiles nor on the number of threads.
@@ -18,18 +19,32 @@ namespace dsparse {
 namespace DSPARSE_ISA {
 namespace blocks {
 
-// MR out features by NV vectors of in features of one block, over a tile's tokens.
-template <int W, int NV, int MR>
-inline void add_outer_products(float* sums, const float* dy, const float* x, int64_t b, int64_t num_columns,
-                               int64_t num_tokens) {
-  const bool whole = num_columns == NV * W;
+// What one call of a microkernel adds to and multiplies.
+struct OuterProduct {
+  float* sums;
+  int64_t sums_stride;  // from one out feature to the next
+  const float* dy;      // of the first token; `stride` floats from one token to the next, as for x
+  const float* x;
+  int64_t stride;
+  int64_t num_columns;  // in features, where a panel is not whole
+  int64_t num_tokens;
+};
+
+// MR out features by NV vectors of in features of one block, over a tile's tokens. Only the first `num_columns` in
+// features where not Whole.
+template <int W, int NV, int MR, bool Whole>
+void add_outer_products(const OuterProduct& work) {
   F32<W> acc[MR][NV];
+  float* sums = work.sums;
+  const int64_t sums_stride = work.sums_stride, stride = work.stride;
+  const float *dy = work.dy, *x = work.x;
 #pragma GCC unroll 32
   for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 2
     for (int v = 0; v < NV; ++v)
-      acc[i][v] = whole ? load<W>(sums + i * b + v * W) : load_first<W>(sums + i * b, num_columns);
-  for (int64_t t = 0; t < num_tokens; ++t, dy += b, x += b) {
+      acc[i][v] = Whole ? load<W>(sums + i * sums_stride + v * W)
+                        : load_first<W>(sums + i * sums_stride, work.num_columns);
+  for (int64_t t = work.num_tokens; t > 0; --t, dy += stride, x += stride) {
     F32<W> inputs[NV];
 #pragma GCC unroll 2
     for (int v = 0; v < NV; ++v) inputs[v] = load<W>(x + v * W);
@@ -44,41 +59,55 @@ inline void add_outer_products(float* sums, const float* dy, const float* x, int
   for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 2
     for (int v = 0; v < NV; ++v) {
-      if (whole)
-        store<W>(sums + i * b + v * W, acc[i][v]);
+      if (Whole)
+        store<W>(sums + i * sums_stride + v * W, acc[i][v]);
       else
-        store_first<W>(sums + i * b, acc[i][v], num_columns);
+        store_first<W>(sums + i * sums_stride, acc[i][v], work.num_columns);
     }
 }
 
-// `count` out features, 1 to MR.
-template <int W, int NV, int MR>
-inline void add_group(int64_t count, float* sums, const float* dy, const float* x, int64_t b, int64_t num_columns,
-                      int64_t num_tokens) {
-  if (count == MR) return add_outer_products<W, NV, MR>(sums, dy, x, b, num_columns, num_tokens);
-  if constexpr (MR > 1) add_group<W, NV, MR - 1>(count, sums, dy, x, b, num_columns, num_tokens);
-}
-
-// The units of one thread: [begin, end) of (entry, panel), entries along rows or along columns.
-struct UnitRange {
-  int64_t begin, end;
+// The microkernels for 1, 2, ... out features at a time, and how a block is cut for them.
+struct OuterProducts {
+  static constexpr int kMost = 24;
+  void (*run[kMost + 1])(const OuterProduct& work);
+  int most;   // out features at a time
+  int panel;  // in features at a time
 };
 
-// Which lines the blocks of a stretch of entries lie in, as a list; returns its length.
-inline int64_t list_lines(int32_t* used, int64_t num_lines, const int32_t* line_of_slot, const int32_t* slots,
-                          int64_t begin, int64_t end) {
-  memset(used, 0, sizeof(int32_t) * size_t(num_lines));
-  for (int64_t e = begin; e < end; ++e) used[line_of_slot[slots[e]]] = 1;
-  int64_t count = 0;
-  for (int64_t line = 0; line < num_lines; ++line)
-    if (used[line] != 0) used[count++] = int32_t(line);
-  return count;
+template <int W, int NV, int MR, bool Whole>
+void list_outer_products(OuterProducts& list) {
+  list.run[MR] = add_outer_products<W, NV, MR, Whole>;
+  if constexpr (MR > 1) list_outer_products<W, NV, MR - 1, Whole>(list);
+}
+
+// As many sums as registers hold beside the in features and a dy.
+inline OuterProducts choose_outer_products(int block) {
+  constexpr bool kMany = kRegisters >= 32;
+  constexpr int W = kWidth, kNarrow = W > 8 ? 8 : W, kMostOfTwo = kMany ? 12 : 6, kMostOfOne = kMany ? 16 : 12;
+  OuterProducts list = {};
+  if (block % (2 * W) == 0) {
+    list_outer_products<W, 2, kMostOfTwo, true>(list);
+    list.most = kMostOfTwo;
+    list.panel = 2 * W;
+  } else if (block % W == 0) {
+    list_outer_products<W, 1, kMostOfOne, true>(list);
+    list.most = kMostOfOne;
+    list.panel = W;
+  } else if (block % kNarrow == 0) {
+    list_outer_products<kNarrow, 1, kMostOfOne, true>(list);
+    list.most = kMostOfOne;
+    list.panel = kNarrow;
+  } else {
+    list_outer_products<kNarrow, 1, 8, false>(list);
+    list.most = 8;
+    list.panel = kNarrow;
+  }
+  return list;
 }
 
 // Adds columns [begin, end) of dy's tokens to their sums, a few vectors of columns at a time.
 template <class Element>
-inline void add_columns(float* sums, const Element* dy, int64_t row_length, int64_t num_tokens, int64_t begin,
-                        int64_t end) {
+void add_columns(float* sums, const Element* dy, int64_t row_length, int64_t num_tokens, int64_t begin, int64_t end) {
   constexpr int W = kWidth, kVectors = 8;
   int64_t o = begin;
   for (; o + kVectors * W <= end; o += kVectors * W) {
@@ -95,69 +124,182 @@ inline void add_columns(float* sums, const Element* dy, int64_t row_length, int6
     for (int64_t i = o; i < end; ++i) sums[i] += to_float(dy[t * row_length + i]);
 }
 
-// The weight gradient's own view of a call.
+// One side of the matrix: dy with its block rows, or x with its block columns.
 template <class Element>
-struct WeightGradient {
-  const Call& call;
-  const int32_t* slots;  // along the longer side
-  float* sums;           // [S, b, b]
-  float* bias_sums;      // [O] or null
+struct Side {
+  const Element* tokens;  // [T, length]
+  int64_t length;
+  const int32_t* line_of_slot;  // [S]
+  const int32_t* offsets;       // [lines + 1]
+  const int32_t* slots;         // [S] by line
 };
 
-// One thread's share: `part` of `num_parts`.
-template <int W, int NV, int MR, class Element>
-inline Status gradient_of_part(const WeightGradient<Element>& job, int part, int num_parts) {
-  const Call& call = job.call;
-  constexpr int kPanel = NV * W;
-  const int64_t b = call.block, num_panels = ceil_div(b, kPanel), num_units = call.num_slots * num_panels;
-  const UnitRange units = {num_units * part / num_parts, num_units * (part + 1) / num_parts};
-  const int64_t first_entry = units.begin / num_panels, last_entry = ceil_div(units.end, num_panels);
-  const int64_t num_rows = call.num_out / b, num_cols = call.num_in / b;
-  const int64_t o_begin = call.num_out * part / num_parts, o_end = call.num_out * (part + 1) / num_parts;
+template <class Element>
+struct WeightGradient {
+  Side<Element> longer, shorter;
+  bool longer_is_out;  // the longer side is dy's
+  int64_t num_tokens, num_slots, block;
+  int64_t lane;  // features that lie side by side in a tile; a block wider than a panel is cut into lanes of one panel
+  OuterProducts kernels;
+  // Out features of a lane that are computed at a time: num_larger groups of group + 1, the others of group. As even as
+  // can be: few at a time leave multiply-adds waiting for each other.
+  int64_t num_groups, group, num_larger;
+  float* sums;  // [S, b, b]
+  // dy once more, for the bias gradient.
+  const Element* dy;
+  int64_t num_out;
+  float* bias_sums;  // [O] or null
+};
 
-  int32_t* used_rows = reinterpret_cast<int32_t*>(scratch<kUsed>(num_rows));
-  int32_t* used_cols = reinterpret_cast<int32_t*>(scratch<kOtherUsed>(num_cols));
-  if (used_rows == nullptr || used_cols == nullptr) return kOutOfMemory;
-  const int64_t num_used_rows = list_lines(used_rows, num_rows, call.rows, job.slots, first_entry, last_entry);
-  const int64_t num_used_cols = list_lines(used_cols, num_cols, call.cols, job.slots, first_entry, last_entry);
-  const int64_t capacity = smaller(tile_tokens((num_used_rows + num_used_cols) * b), call.num_tokens);
-  float* dy_tile = scratch<kTile>(capacity * call.num_out);
-  float* x_tile = scratch<kOtherTile>(capacity * call.num_in);
-  if (dy_tile == nullptr || x_tile == nullptr) return kOutOfMemory;
+// The blocks of one thread: units [begin, end), a unit being one panel of one entry of the longer side's order.
+struct Share {
+  int64_t begin, end;
+  int64_t first_entry, end_entry;
+};
 
-  const int64_t num_groups = ceil_div(b, MR);
-  for (int64_t t0 = 0; t0 < call.num_tokens; t0 += capacity) {
-    const int64_t num_tokens = smaller(capacity, call.num_tokens - t0);
-    const Element* dy = static_cast<const Element*>(call.dy) + t0 * call.num_out;
-    const Element* x = static_cast<const Element*>(call.x) + t0 * call.num_in;
-    if (job.bias_sums != nullptr) add_columns(job.bias_sums, dy, call.num_out, num_tokens, o_begin, o_end);
-    pack_tile(dy_tile, capacity, dy, call.num_out, num_tokens, 0, used_rows, num_used_rows, b);
-    pack_tile(x_tile, capacity, x, call.num_in, num_tokens, 0, used_cols, num_used_cols, b);
-    for (int64_t unit = units.begin; unit < units.end; ++unit) {
-      const int64_t slot = job.slots[unit / num_panels], column = unit % num_panels * kPanel;
-      const float* dy_block = dy_tile + call.rows[slot] * capacity * b;
-      const float* x_block = x_tile + call.cols[slot] * capacity * b + column;
-      float* sums = job.sums + slot * b * b + column;
-      for (int64_t g = 0; g < num_groups; ++g) {
-        const int64_t i = b * g / num_groups, count = b * (g + 1) / num_groups - i;
-        add_group<W, NV, MR>(count, sums + i * b, dy_block + i, x_block, b, smaller<int64_t>(kPanel, b - column),
-                             num_tokens);
+// Adds one block's products, panels [first_panel, end_panel), over a tile's tokens.
+template <class Element>
+void add_block(const WeightGradient<Element>& job, int64_t slot, const float* dy, const float* x, int64_t capacity,
+               int64_t first_panel, int64_t end_panel, int64_t num_tokens) {
+  const int64_t b = job.block, lane = job.lane, width = job.kernels.panel;
+  const int64_t panel_step = lane == width ? lane * capacity : width;
+  for (int64_t p = first_panel; p < end_panel; ++p) {
+    const int64_t column = p * width, num_columns = smaller(width, b - column);
+    const float* x_panel = x + p * panel_step;
+    float* sums = job.sums + slot * b * b + column;
+    for (int64_t row = 0; row < b; row += lane) {
+      const float* dy_lane = dy + row * capacity;
+      for (int64_t g = 0, i = 0; g < job.num_groups; ++g) {
+        const int64_t count = job.group + (g < job.num_larger ? 1 : 0);
+        job.kernels.run[count]({sums + (row + i) * b, b, dy_lane + i, x_panel, lane, num_columns, num_tokens});
+        i += count;
       }
     }
+  }
+}
+
+// Which of the shorter side's lanes a stretch of entries needs, as a list; returns its length.
+template <class Element>
+int64_t list_needed(const WeightGradient<Element>& job, const Share& share, int32_t* needed) {
+  const int64_t num_lanes = job.shorter.length / job.lane, per_line = job.block / job.lane;
+  memset(needed, 0, sizeof(int32_t) * size_t(num_lanes));
+  for (int64_t e = share.first_entry; e < share.end_entry; ++e)
+    for (int64_t i = 0; i < per_line; ++i)
+      needed[job.shorter.line_of_slot[job.longer.slots[e]] * per_line + i] = 1;
+  int64_t count = 0;
+  for (int64_t lane = 0; lane < num_lanes; ++lane)
+    if (needed[lane] != 0) needed[count++] = int32_t(lane);
+  return count;
+}
+
+// Copies those of the longer side's lines [first, end) that hold blocks.
+constexpr int64_t kMostLanes = 64;
+template <class Element>
+void pack_lines(const WeightGradient<Element>& job, float* tile, int64_t capacity, int64_t first, int64_t end,
+                int64_t t0, int64_t num_tokens) {
+  int32_t used[kMostLanes];
+  int64_t num_used = 0;
+  const int64_t per_line = job.block / job.lane;
+  for (int64_t line = first; line < end; ++line)
+    for (int64_t i = 0; i < per_line; ++i)
+      if (job.longer.offsets[line + 1] > job.longer.offsets[line])
+        used[num_used++] = int32_t((line - first) * per_line + i);
+  const Element* from = job.longer.tokens + t0 * job.longer.length + first * job.block;
+  pack_tile(tile, capacity, from, job.longer.length, num_tokens, 0, used, num_used, job.lane);
+}
+
+// One thread's share over one tile of tokens, of which the shorter side is packed.
+template <class Element>
+void add_tile(const WeightGradient<Element>& job, const Share& share, const float* shorter, float* longer,
+              int64_t capacity, int64_t t0, int64_t num_tokens) {
+  const int64_t b = job.block, num_panels = ceil_div(b, job.kernels.panel);
+  // 256 bytes of a row at a time, so that the memory's lines and pages are used before they go.
+  const int64_t lines_at_once = larger<int64_t>(1, 64 / b), num_lines = job.longer.length / b;
+  const Element* tokens = job.longer.tokens + t0 * job.longer.length;
+  int64_t first_line = 0, end_line = 0, prefetched = num_tokens, per_entry = 0;
+  for (int64_t e = share.first_entry; e < share.end_entry; ++e) {
+    const int64_t slot = job.longer.slots[e], line = job.longer.line_of_slot[slot];
+    if (line >= end_line) {
+      first_line = line;
+      end_line = smaller(line + lines_at_once, num_lines);
+      pack_lines(job, longer, capacity, first_line, end_line, t0, num_tokens);
+      prefetched = 0;
+      per_entry = ceil_div(num_tokens, larger<int64_t>(1, job.longer.offsets[end_line] - e));
+    }
+    // The next lines, a few tokens with each block, so that they are there by the time they are copied.
+    const int64_t until = end_line < num_lines ? smaller(prefetched + per_entry, num_tokens) : prefetched;
+    prefetch_rows(tokens + end_line * b, job.longer.length, prefetched, until,
+                  smaller(lines_at_once, num_lines - end_line) * b);
+    prefetched = until;
+    const float* of_longer = longer + (line - first_line) * capacity * b;
+    const float* of_shorter = shorter + job.shorter.line_of_slot[slot] * capacity * b;
+    add_block(job, slot, job.longer_is_out ? of_longer : of_shorter, job.longer_is_out ? of_shorter : of_longer,
+              capacity, larger(share.begin - e * num_panels, int64_t{0}),
+              smaller(share.end - e * num_panels, num_panels), num_tokens);
+  }
+}
+
+// One thread's share, `part` of `num_parts`.
+template <class Element>
+Status add_part(const WeightGradient<Element>& job, int part, int num_parts) {
+  const int64_t b = job.block, num_panels = ceil_div(b, job.kernels.panel), num_units = job.num_slots * num_panels;
+  Share share = {num_units * part / num_parts, num_units * (part + 1) / num_parts, 0, 0};
+  share.first_entry = share.begin / num_panels;
+  share.end_entry = ceil_div(share.end, num_panels);
+  const int64_t o_begin = job.num_out * part / num_parts, o_end = job.num_out * (part + 1) / num_parts;
+
+  int32_t* needed = reinterpret_cast<int32_t*>(scratch<kUsed>(job.shorter.length / job.lane));
+  if (needed == nullptr) return kOutOfMemory;
+  const int64_t num_needed = list_needed(job, share, needed);
+  const int64_t capacity = smaller(tile_tokens(num_needed * job.lane, 24), job.num_tokens);
+  float* shorter = scratch<kTile>(capacity * job.shorter.length);
+  float* longer = scratch<kOtherTile>(capacity * larger<int64_t>(64, b));
+  if (shorter == nullptr || longer == nullptr) return kOutOfMemory;
+
+  for (int64_t t0 = 0; t0 < job.num_tokens; t0 += capacity) {
+    const int64_t num_tokens = smaller(capacity, job.num_tokens - t0);
+    if (job.bias_sums != nullptr)
+      add_columns(job.bias_sums, job.dy + t0 * job.num_out, job.num_out, num_tokens, o_begin, o_end);
+    const Element* tokens = job.shorter.tokens + t0 * job.shorter.length;
+    pack_tile(shorter, capacity, tokens, job.shorter.length, num_tokens, 0, needed, num_needed, job.lane);
+    add_tile(job, share, shorter, longer, capacity, t0, num_tokens);
   }
   return kOk;
 }
 
-template <int W, int NV, int MR, class Element>
-inline Status weight_gradient_in(const Call& call) {
+template <class Element>
+WeightGradient<Element> weight_gradient_job(const Call& call) {
+  const Side<Element> out = {static_cast<const Element*>(call.dy), call.num_out, call.rows, call.row_offsets,
+                             call.row_slots};
+  const Side<Element> in = {static_cast<const Element*>(call.x), call.num_in, call.cols, call.col_offsets,
+                            call.col_slots};
+  WeightGradient<Element> job = {};
+  job.longer_is_out = call.num_out >= call.num_in;
+  job.longer = job.longer_is_out ? out : in;
+  job.shorter = job.longer_is_out ? in : out;
+  job.num_tokens = call.num_tokens;
+  job.num_slots = call.num_slots;
+  job.block = call.block;
+  job.kernels = choose_outer_products(call.block);
+  job.lane = call.block % job.kernels.panel == 0 ? job.kernels.panel : call.block;
+  job.num_groups = ceil_div(job.lane, job.kernels.most);
+  job.group = job.lane / job.num_groups;
+  job.num_larger = job.lane % job.num_groups;
+  job.dy = out.tokens;
+  job.num_out = call.num_out;
+  return job;
+}
+
+template <class Element>
+Status run_weight_gradient(const Call& call) {
   constexpr bool kInPlace = sizeof(Element) == sizeof(float);
-  const int64_t num_values = call.num_slots * call.block * call.block;
+  const int64_t block_values = int64_t(call.block) * call.block, num_values = call.num_slots * block_values;
   const bool with_bias = call.dbias != nullptr;
-  WeightGradient<Element> job = {call, call.num_out >= call.num_in ? call.row_slots : call.col_slots, nullptr, nullptr};
+  WeightGradient<Element> job = weight_gradient_job<Element>(call);
   job.sums = kInPlace ? static_cast<float*>(call.dvalues) : scratch<kSums>(num_values);
   if (with_bias) job.bias_sums = kInPlace ? static_cast<float*>(call.dbias) : scratch<kBiasSums>(call.num_out);
-  if (job.sums == nullptr && num_values > 0) return kOutOfMemory;
-  if (with_bias && job.bias_sums == nullptr && call.num_out > 0) return kOutOfMemory;
+  if ((job.sums == nullptr && num_values > 0) || (job.bias_sums == nullptr && with_bias && call.num_out > 0))
+    return kOutOfMemory;
 
   const int num_threads = int(larger<int64_t>(1, call.num_threads));
   int32_t status = kOk;
@@ -165,12 +307,12 @@ inline Status weight_gradient_in(const Call& call) {
   {
 #pragma omp for schedule(static)
     for (int64_t slot = 0; slot < call.num_slots; ++slot)
-      memset(job.sums + slot * call.block * call.block, 0, sizeof(float) * size_t(call.block) * size_t(call.block));
+      memset(job.sums + slot * block_values, 0, sizeof(float) * size_t(block_values));
 #pragma omp single
     if (with_bias) memset(job.bias_sums, 0, sizeof(float) * size_t(call.num_out));
 #pragma omp for schedule(static, 1)
     for (int part = 0; part < num_threads; ++part)
-      if (gradient_of_part<W, NV, MR, Element>(job, part, num_threads) != kOk) {
+      if (add_part(job, part, num_threads) != kOk) {
 #pragma omp atomic write
         status = kOutOfMemory;
       }
@@ -178,20 +320,11 @@ inline Status weight_gradient_in(const Call& call) {
 #pragma omp for schedule(static)
       for (int64_t i = 0; i < num_values; ++i) from_float(static_cast<Element*>(call.dvalues) + i, job.sums[i]);
 #pragma omp single
-      if (with_bias)
-        for (int64_t o = 0; o < call.num_out; ++o)
-          from_float(static_cast<Element*>(call.dbias) + o, job.bias_sums[o]);
+      for (int64_t o = 0; o < (with_bias ? call.num_out : 0); ++o)
+        from_float(static_cast<Element*>(call.dbias) + o, job.bias_sums[o]);
     }
   }
   return Status(status);
-}
-
-template <class Element>
-inline Status run_weight_gradient(const Call& call) {
-  constexpr bool kMany = kRegisters >= 32;
-  if (call.block % (2 * kWidth) == 0) return weight_gradient_in<kWidth, 2, kMany ? 12 : 6, Element>(call);
-  if (call.block % kWidth == 0) return weight_gradient_in<kWidth, 1, kMany ? 24 : 12, Element>(call);
-  return weight_gradient_in<(kWidth > 8 ? 8 : kWidth), 1, kMany ? 24 : 12, Element>(call);
 }
 
 }  // namespace blocks
