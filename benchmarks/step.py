@@ -26,7 +26,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import torch
 
-from benchmarks.breakdown import time_by_kind
+from benchmarks.breakdown import WHOLE, time_by_kind
 from benchmarks.training import (
     SEQ_LENGTH,
     VOCAB_SIZE,
@@ -169,10 +169,10 @@ def split(arguments: argparse.Namespace, size: str, sparsity: float) -> dict[str
 def split_table(found: dict[str, Any]) -> str:
     """Where the time goes, in Markdown."""
     parts = found["ms"]
-    kinds = list(dict.fromkeys(kind for one in parts.values() for kind in one if kind != "whole step"))
+    kinds = list(dict.fromkeys(kind for one in parts.values() for kind in one if kind != WHOLE))
     lines = [f"BERT-{found['size']}, sparsity {found['sparsity']:g}, milliseconds of a step:\n"]
     lines.append(f"| | {' | '.join(parts)} |\n|---|{'---|' * len(parts)}")
-    for kind in (*kinds, "whole step"):
+    for kind in (*kinds, WHOLE):
         lines.append(f"| {kind} | {' | '.join(f'{one.get(kind, 0.0):.1f}' for one in parts.values())} |")
     return "\n".join(lines)
 
