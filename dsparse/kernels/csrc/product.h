@@ -4,7 +4,7 @@
 // block is laid out for it, and that only the forward adds a bias and takes a GELU.
 //
 // Tiling, outermost first:
-//   threads   each takes one stretch of tokens
+//   threads   each takes one stretch of tokens, then another
 //   tiles     of tokens, as many as let the tile's inputs fit in half of L2 (tile.h)
 //   lines     their weights are read once per tile
 //   panels    of outputs of a line; a panel's weights lie in the order they are read, inputs outermost
@@ -323,6 +323,8 @@ Status run_product(const Product<Element>& product) {
 
   const int64_t step = microkernel.num_tokens, num_groups = ceil_div(product.num_tokens, step);
   const int num_threads = int(larger<int64_t>(1, smaller<int64_t>(product.num_threads, num_groups)));
+  // More parts than threads, taken by whoever is free: another program may hold one of the cores for a while.
+  const int64_t num_parts = larger<int64_t>(num_threads, smaller<int64_t>(4 * num_threads, product.num_tokens / 256));
   int32_t status = kOk;
 #pragma omp parallel num_threads(num_threads) if (num_threads > 1)
   {
@@ -333,10 +335,10 @@ Status run_product(const Product<Element>& product) {
       for (int64_t e = begin; e < product.offsets[line + 1]; ++e) sources[e] = product.sources[product.slots[e]];
     }
     // The barrier at the end of the loop above stands between packing and reading.
-#pragma omp for schedule(static, 1)
-    for (int part = 0; part < num_threads; ++part) {
-      const int64_t begin = num_groups * part / num_threads * step;
-      const int64_t end = smaller(num_groups * (part + 1) / num_threads * step, product.num_tokens);
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t part = 0; part < num_parts; ++part) {
+      const int64_t begin = num_groups * part / num_parts * step;
+      const int64_t end = smaller(num_groups * (part + 1) / num_parts * step, product.num_tokens);
       if (multiply_tokens(product, packed, begin, end) != kOk) {
 #pragma omp atomic write
         status = kOutOfMemory;

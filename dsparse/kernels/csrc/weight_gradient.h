@@ -144,11 +144,13 @@ struct WeightGradient {
   // Out features of a lane that are computed at a time: num_larger groups of group + 1, the others of group. As even as
   // can be: few at a time leave multiply-adds waiting for each other.
   int64_t num_groups, group, num_larger;
-  float* sums;  // [S, b, b]
+  float* sums;       // [S, b, b]
+  Element* dvalues;  // the same place for float, else where the sums go rounded
   // dy once more, for the bias gradient.
   const Element* dy;
   int64_t num_out;
   float* bias_sums;  // [O] or null
+  Element* dbias;
 };
 
 // The blocks of one thread: units [begin, end), a unit being one panel of one entry of the longer side's order.
@@ -239,7 +241,22 @@ void add_tile(const WeightGradient<Element>& job, const Share& share, const floa
   }
 }
 
-// One thread's share, `part` of `num_parts`.
+// Calls visit(first value, number of values) for every stretch of values in a share's panels.
+template <class Element, class Visit>
+DSPARSE_INLINE void for_values(const WeightGradient<Element>& job, const Share& share, Visit visit) {
+  const int64_t b = job.block, width = job.kernels.panel, num_panels = ceil_div(b, width);
+  for (int64_t e = share.first_entry; e < share.end_entry; ++e) {
+    const int64_t first = larger(share.begin - e * num_panels, int64_t{0}) * width;
+    const int64_t end = smaller(smaller(share.end - e * num_panels, num_panels) * width, b);
+    const int64_t block_values = job.longer.slots[e] * b * b;
+    if (first == 0 && end == b)
+      visit(block_values, b * b);
+    else
+      for (int64_t i = 0; i < b; ++i) visit(block_values + i * b + first, end - first);
+  }
+}
+
+// One thread's share, `part` of `num_parts`. What it adds to and rounds in the end is its own, so no thread waits.
 template <class Element>
 Status add_part(const WeightGradient<Element>& job, int part, int num_parts) {
   const int64_t b = job.block, num_panels = ceil_div(b, job.kernels.panel), num_units = job.num_slots * num_panels;
@@ -256,6 +273,9 @@ Status add_part(const WeightGradient<Element>& job, int part, int num_parts) {
   float* longer = scratch<kOtherTile>(capacity * larger<int64_t>(64, b));
   if (shorter == nullptr || longer == nullptr) return kOutOfMemory;
 
+  for_values(job, share,
+             [&](int64_t first, int64_t count) { memset(job.sums + first, 0, sizeof(float) * size_t(count)); });
+  if (job.bias_sums != nullptr) memset(job.bias_sums + o_begin, 0, sizeof(float) * size_t(o_end - o_begin));
   for (int64_t t0 = 0; t0 < job.num_tokens; t0 += capacity) {
     const int64_t num_tokens = smaller(capacity, job.num_tokens - t0);
     if (job.bias_sums != nullptr)
@@ -263,6 +283,13 @@ Status add_part(const WeightGradient<Element>& job, int part, int num_parts) {
     const Element* tokens = job.shorter.tokens + t0 * job.shorter.length;
     pack_tile(shorter, capacity, tokens, job.shorter.length, num_tokens, 0, needed, num_needed, job.lane);
     add_tile(job, share, shorter, longer, capacity, t0, num_tokens);
+  }
+  if constexpr (sizeof(Element) != sizeof(float)) {
+    for_values(job, share, [&](int64_t first, int64_t count) {
+      for (int64_t i = first; i < first + count; ++i) from_float(job.dvalues + i, job.sums[i]);
+    });
+    for (int64_t o = o_begin; o < (job.bias_sums == nullptr ? o_begin : o_end); ++o)
+      from_float(job.dbias + o, job.bias_sums[o]);
   }
   return kOk;
 }
@@ -287,13 +314,15 @@ WeightGradient<Element> weight_gradient_job(const Call& call) {
   job.num_larger = job.lane % job.num_groups;
   job.dy = out.tokens;
   job.num_out = call.num_out;
+  job.dvalues = static_cast<Element*>(call.dvalues);
+  job.dbias = static_cast<Element*>(call.dbias);
   return job;
 }
 
 template <class Element>
 Status run_weight_gradient(const Call& call) {
   constexpr bool kInPlace = sizeof(Element) == sizeof(float);
-  const int64_t block_values = int64_t(call.block) * call.block, num_values = call.num_slots * block_values;
+  const int64_t num_values = call.num_slots * call.block * call.block;
   const bool with_bias = call.dbias != nullptr;
   WeightGradient<Element> job = weight_gradient_job<Element>(call);
   job.sums = kInPlace ? static_cast<float*>(call.dvalues) : scratch<kSums>(num_values);
@@ -303,27 +332,12 @@ Status run_weight_gradient(const Call& call) {
 
   const int num_threads = int(larger<int64_t>(1, call.num_threads));
   int32_t status = kOk;
-#pragma omp parallel num_threads(num_threads) if (num_threads > 1)
-  {
-#pragma omp for schedule(static)
-    for (int64_t slot = 0; slot < call.num_slots; ++slot)
-      memset(job.sums + slot * block_values, 0, sizeof(float) * size_t(block_values));
-#pragma omp single
-    if (with_bias) memset(job.bias_sums, 0, sizeof(float) * size_t(call.num_out));
-#pragma omp for schedule(static, 1)
-    for (int part = 0; part < num_threads; ++part)
-      if (add_part(job, part, num_threads) != kOk) {
+#pragma omp parallel for schedule(static, 1) num_threads(num_threads) if (num_threads > 1)
+  for (int part = 0; part < num_threads; ++part)
+    if (add_part(job, part, num_threads) != kOk) {
 #pragma omp atomic write
-        status = kOutOfMemory;
-      }
-    if constexpr (!kInPlace) {
-#pragma omp for schedule(static)
-      for (int64_t i = 0; i < num_values; ++i) from_float(static_cast<Element*>(call.dvalues) + i, job.sums[i]);
-#pragma omp single
-      for (int64_t o = 0; o < (with_bias ? call.num_out : 0); ++o)
-        from_float(static_cast<Element*>(call.dbias) + o, job.bias_sums[o]);
+      status = kOutOfMemory;
     }
-  }
   return Status(status);
 }
 
