@@ -74,20 +74,17 @@ install_torch() {
   fi
 }
 
-# Compiled now, once: at the first launch every rank would wait for it. Without a GPU there are two
-# such ops.
+# Compiled now, once: at the first launch every rank would wait for it. Without a GPU there is one such op.
 compile_ops() {
   if nvidia-smi -L >/dev/null 2>&1; then return; fi
-  echo "setup: compiling DeepSpeed's communication op and Adam"
+  echo "setup: compiling DeepSpeed's communication op"
   PATH="$venv/bin:$PATH" DS_ACCELERATOR=cpu TORCH_EXTENSIONS_DIR="$venv/torch_extensions" "$venv/bin/python" - >"$1" 2>&1 <<'PYTHON' ||
 from dsparse.engine.builds import await_builds
 await_builds(may_remove=True, slow_build_s=0)
 from deepspeed.comm.torch import build_shm_op
 build_shm_op()
-from deepspeed.accelerator import get_accelerator
-get_accelerator().create_op_builder("FusedAdamBuilder").load()
 PYTHON
-    { tail -n 20 "$1" >&2; fail "DeepSpeed's ops did not compile; the lines above say why."; }
+    { tail -n 20 "$1" >&2; fail "DeepSpeed's communication op did not compile; the lines above say why."; }
 }
 
 # Packed weights are computed by these; at first use, every rank would wait for them. Where they do not compile, training

@@ -24,7 +24,7 @@ from dsparse.checkpoint.manifest import Manifest
 from dsparse.engine.agree import Agreement
 from dsparse.engine.checkpoint_files import CheckpointFiles
 from dsparse.engine.compatibility import check_checkpoint_writer
-from dsparse.engine.elastic import about_optimizer, layout_of, load_elastically
+from dsparse.engine.elastic import about_optimizer, in_words, layout_of, load_elastically
 from dsparse.engine.fragments import FragmentMap, trained_weights
 from dsparse.engine.saved_weights import SavedWeights
 from dsparse.engine.wholeness import NODES, require_whole
@@ -165,8 +165,8 @@ class DurableEngine(DeepSpeedEngine):
             logger.warning(
                 "the checkpoint %s was saved by %s, this is %s: the results agree to floating-point order",
                 root / name,
-                _in_words(then),
-                _in_words(now),
+                in_words(then),
+                in_words(now),
             )
 
         def load() -> tuple[str, dict[str, Any]]:
@@ -284,13 +284,6 @@ class DurableEngine(DeepSpeedEngine):
                 Manifest(files=files, about=about).write(aside)
 
         self._agreement.together(write, f"writing the manifest of {aside}")
-
-
-def _in_words(layout: Mapping[str, Any]) -> str:
-    if "world_size" not in layout:
-        return f"nobody in particular ({layout['kind']})"
-    packed = ", packed" if layout.get("weights") == "packed" else ""
-    return f"{layout['world_size']} ranks at ZeRO stage {layout['zero_stage']} in {layout['precision']}{packed}"
 
 
 def _is_plain(value: Any) -> bool:

@@ -36,6 +36,14 @@ def layout_of(engine: DeepSpeedEngine, fragments: FragmentMap) -> dict[str, Any]
     }
 
 
+def in_words(layout: Mapping[str, Any]) -> str:
+    """A layout as a message names it."""
+    if "world_size" not in layout:
+        return f"nobody in particular ({layout['kind']})"
+    packed = ", packed" if layout.get("weights") == "packed" else ""
+    return f"{layout['world_size']} ranks at ZeRO stage {layout['zero_stage']} in {layout['precision']}{packed}"
+
+
 def about_optimizer(engine: DeepSpeedEngine) -> dict[str, Any]:
     """What an elastic load needs beside weights and moments, as plain values."""
     optimizer: Any = engine.optimizer
