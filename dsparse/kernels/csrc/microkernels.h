@@ -1,5 +1,5 @@
-// The innermost loops of forward and input gradient (product.h): some tokens by one panel of outputs of a line, over all
-// blocks of the line, with the sums in registers.
+// The innermost loops of forward and input gradient (product.h): some tokens by one panel of outputs of a line, over
+// all blocks of the line, with the sums in registers.
 #pragma once
 
 #include "simd.h"
