@@ -52,6 +52,9 @@ __attribute__((noinline)) void multiply_rows(const Order& order, int64_t band, b
     for (int64_t i = 0; i < num_targets_asked; ++i) next_targets.ask<0>();
     const Span span = spans[s];
     const float* row = rows + span.target * side * NT;
+    // Rows follow in no order that the machine could foresee.
+    const float* next_row = rows + spans[smaller(s + 1, num_spans - 1)].target * side * NT;
+    for (int64_t at = 0; at < side * NT; at += 16) __builtin_prefetch(next_row + at, 0, 3);
     if constexpr (B == 1) {
       add_span_dots<W, NV>(row, packed, offsets + span.begin, span.count, sums + span.begin);
     } else {
