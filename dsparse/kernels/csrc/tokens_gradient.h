@@ -72,7 +72,8 @@ inline Cut cut_gradient(const Call& call, const Lines& lines, int64_t tile, int6
   // Two tasks for each thread, so that one who is late leaves work to the others; alone, it has no others.
   const int64_t num_tasks = call.num_threads > 1 ? 2 * call.num_threads : 1;
   const int64_t fair = ceil_div(lines.num_targets, ceil_div(num_tasks, num_shares));
-  return {even_share(lines.num_sources, kChunkBytes / line_bytes),
+  const int64_t chunk = kChunkBytes / line_bytes, large = kLargeChunkBytes / line_bytes;
+  return {even_share(lines.num_sources, has_short_spans(call, lines, chunk, tile) ? large : chunk),
           even_share(lines.num_targets, smaller(fair, kGroupBytes / line_bytes))};
 }
 

@@ -147,13 +147,17 @@ inline void copy_block(const Element* from, int64_t block, bool transpose, float
     for (int64_t j = 0; j < block; ++j) to[transpose ? j * block + i : i * block + j] = to_float(from[i * block + j]);
 }
 
+// Whether a span of a chunk of this many lines multiplies few vectors, on average.
+inline bool has_short_spans(const Call& call, const Lines& lines, int64_t chunk, int64_t tile) {
+  const int64_t num_places = larger<int64_t>(1, lines.num_sources * lines.num_targets);
+  const int64_t num_weights = call.num_slots * chunk * call.block * call.block / num_places;
+  return num_weights * (tile / kWidth) < kShortSpan;
+}
+
 inline Cut cut_product(const Call& call, const Lines& lines, int64_t tile) {
   const int64_t line_bytes = call.block * tile * int64_t(sizeof(float));
   int64_t chunk = kChunkBytes / line_bytes;
-  // Vectors that a span of such a chunk multiplies, on average.
-  const int64_t num_places = larger<int64_t>(1, lines.num_sources * lines.num_targets);
-  const int64_t num_vectors = call.num_slots * chunk * call.block * call.block / num_places;
-  if (call.block >= kReusingBlock || num_vectors * (tile / kWidth) < kShortSpan) chunk = kLargeChunkBytes / line_bytes;
+  if (call.block >= kReusingBlock || has_short_spans(call, lines, chunk, tile)) chunk = kLargeChunkBytes / line_bytes;
   const int64_t num_tiles = larger<int64_t>(1, ceil_div(call.num_tokens, tile));
   const int64_t fair = ceil_div(lines.num_targets, ceil_div(call.num_threads, num_tiles));
   return {even_share(lines.num_sources, chunk), even_share(lines.num_targets, smaller(fair, kGroupBytes / line_bytes))};
