@@ -33,7 +33,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     script = tmp_path / "compiler"
     script.write_text(
         "#!/bin/sh\n"
-        f'case "$*" in *--version*) echo quick 1.0;; *-dM*) ;; *-c*) for to; do :; done; : > "$to";; '
+        f'case "$*" in *--version*) echo quick 1.0;; "-dM "*) ;; *" -c "*) for to; do :; done; : > "$to";; '
         f'*) for to; do :; done; echo built >> "{tmp_path}/links"; echo "int x;" > "$to.c"; '
         f'{compiler[0]} -shared -x c "$to.c" -o "$to";; esac\n'
     )

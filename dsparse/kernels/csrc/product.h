@@ -17,6 +17,7 @@
 
 #include "abi.h"
 #include "gelu.h"
+#include "microkernels.h"
 #include "simd.h"
 #include "tile.h"
 
@@ -41,129 +42,6 @@ struct Product {
   int num_threads;
   bool transposed;  // values are [output, input], as in the forward, and not [input, output]
 };
-
-// Where a microkernel finds what it multiplies and where the sums of its tokens by one panel go.
-struct PanelWork {
-  const float* inputs;      // the tile, at the first of the tokens
-  int64_t source_stride;    // floats from one block column of the tile to the next
-  const int32_t* sources;   // of the line's blocks
-  int64_t num_blocks;
-  const float* panel;       // [num_blocks, b, outputs of the panel]
-  const float* bias;        // what the sums start from
-  float* sums;              // [tokens, outputs of the panel]
-  int64_t sums_stride;
-  int block;
-};
-
-// The sums of MR tokens and one panel of NV vectors over all blocks of a line, vectors running over outputs. The tile
-// holds tokens by inputs. B is the block side.
-template <int W, int NV, int MR, int B>
-void multiply_panel(const PanelWork& work) {
-  const int64_t num_blocks = work.num_blocks, source_stride = work.source_stride;
-  const float *panel = work.panel, *inputs = work.inputs;
-  const int32_t* sources = work.sources;
-  F32<W> sums[MR][NV];
-#pragma GCC unroll 2
-  for (int v = 0; v < NV; ++v) {
-    const F32<W> bias = load<W>(work.bias + v * W);
-#pragma GCC unroll 32
-    for (int i = 0; i < MR; ++i) sums[i][v] = bias;
-  }
-  for (int64_t e = 0; e < num_blocks; ++e) {
-    const float* x = inputs + sources[e] * source_stride;
-#pragma GCC unroll 8
-    for (int k = 0; k < B; ++k) {
-      F32<W> weights[NV];
-#pragma GCC unroll 2
-      for (int v = 0; v < NV; ++v) weights[v] = load<W>(panel + v * W);
-      panel += NV * W;
-#pragma GCC unroll 32
-      for (int i = 0; i < MR; ++i) {
-        const F32<W> input = broadcast<W>(x[i * B + k]);
-#pragma GCC unroll 2
-        for (int v = 0; v < NV; ++v) sums[i][v] = fma(input, weights[v], sums[i][v]);
-      }
-    }
-  }
-  float* to = work.sums;
-  const int64_t stride = work.sums_stride;
-#pragma GCC unroll 32
-  for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) store<W>(to + i * stride + v * W, sums[i][v]);
-}
-
-// The same for a panel of eight outputs, vectors running over tokens: NT vectors of tokens by MO outputs at a time. A
-// single vector of outputs would need as many loads as multiply-adds, more than a core has time for. The tile holds
-// inputs by tokens.
-template <int W, int NT, int MO, int B>
-void multiply_panel_by_tokens(const PanelWork& work) {
-  constexpr int kTokens = NT * W;
-  const int64_t b = B > 0 ? B : work.block, num_blocks = work.num_blocks, source_stride = work.source_stride;
-  const float* inputs = work.inputs;
-  const int32_t* sources = work.sources;
-  for (int first = 0; first < 8; first += MO) {
-    const float* panel = work.panel + first;
-    F32<W> sums[MO][NT];
-#pragma GCC unroll 8
-    for (int o = 0; o < MO; ++o) {
-      const F32<W> bias = broadcast<W>(work.bias[first + o]);
-#pragma GCC unroll 4
-      for (int v = 0; v < NT; ++v) sums[o][v] = bias;
-    }
-    for (int64_t e = 0; e < num_blocks; ++e) {
-      const float* x = inputs + sources[e] * source_stride;
-#pragma GCC unroll 4
-      for (int64_t k = 0; k < b; ++k, x += kTokens, panel += 8) {
-        F32<W> tokens[NT];
-#pragma GCC unroll 4
-        for (int v = 0; v < NT; ++v) tokens[v] = load<W>(x + v * W);
-#pragma GCC unroll 8
-        for (int o = 0; o < MO; ++o) {
-          const F32<W> weight = broadcast<W>(panel[o]);
-#pragma GCC unroll 4
-          for (int v = 0; v < NT; ++v) sums[o][v] = fma(weight, tokens[v], sums[o][v]);
-        }
-      }
-    }
-#pragma GCC unroll 2
-    for (int o = 0; o < MO; o += 4)
-#pragma GCC unroll 4
-      for (int v = 0; v < NT; ++v)
-        store_columns<W>(work.sums + v * W * work.sums_stride + first + o, work.sums_stride, sums[o][v], sums[o + 1][v],
-                         sums[o + 2][v], sums[o + 3][v]);
-  }
-}
-
-// A microkernel with its measures.
-struct Microkernel {
-  void (*run)(const PanelWork&);
-  int num_tokens;
-  int panel;         // outputs
-  bool interleaved;  // the tile holds inputs by num_tokens tokens, group by group
-};
-
-// Picks vectors and tokens: as many sums as registers hold beside what they are computed from.
-template <int B>
-Microkernel microkernel_of_block() {
-  constexpr bool kMany = kRegisters >= 32;
-  constexpr int W = kWidth, MR = kMany ? 12 : 6, MO = kMany ? 8 : 4;
-  if constexpr (B > 0 && B % (2 * W) == 0)
-    return {multiply_panel<W, 2, MR, B>, MR, 2 * W, false};
-  else
-    return {multiply_panel_by_tokens<W, 3, MO, B>, 3 * W, 8, true};
-}
-
-inline Microkernel choose_microkernel(int block) {
-  switch (block) {
-    case 8: return microkernel_of_block<8>();
-    case 16: return microkernel_of_block<16>();
-    case 32: return microkernel_of_block<32>();
-    case 64: return microkernel_of_block<64>();
-    case 128: return microkernel_of_block<128>();
-    default: return microkernel_of_block<0>();
-  }
-}
 
 // Lays the weights of a line out as panels [panel][block][input][width], zeros beyond the block's side.
 template <class Element>
@@ -227,6 +105,52 @@ struct Packed {
   const int32_t* sources;  // [S] by entry
 };
 
+// What every token gets in the columns of lines without blocks: the bias, or GELU of it.
+template <class Element>
+struct EmptyLines {
+  Element* outputs;      // [num_outputs]
+  Element* before_gelu;  // [num_outputs]
+  int32_t* runs;         // first and last line + 1 of each run of empty lines
+  int64_t num_runs;
+};
+
+template <class Element>
+bool find_empty_lines(EmptyLines<Element>& empty, const Product<Element>& product) {
+  constexpr int W = kWidth < 8 ? kWidth : 8;
+  const int64_t padded = round_up(product.num_outputs, W), num_lines = product.num_outputs / product.block;
+  Element* memory = reinterpret_cast<Element*>(scratch<kEmpty>(2 * padded));
+  int32_t* runs = reinterpret_cast<int32_t*>(scratch<kRuns>(num_lines + 2));
+  if (memory == nullptr || runs == nullptr) return false;
+  empty = {memory, memory + padded, runs, 0};
+  for (int64_t j = 0; j < product.num_outputs; j += W) {
+    const int64_t count = smaller<int64_t>(W, product.num_outputs - j);
+    const F32<W> bias = product.bias == nullptr ? zero<W>() : load_first<W>(product.bias + j, count);
+    store<W>(empty.before_gelu + j, bias);
+    store<W>(empty.outputs + j, product.before_gelu == nullptr ? bias : gelu<W>(bias));
+  }
+  for (int64_t begin = 0, end; begin < num_lines; begin = end + 1) {
+    for (end = begin; end < num_lines && product.offsets[end] == product.offsets[end + 1];) ++end;
+    if (end == begin) continue;
+    runs[2 * empty.num_runs] = int32_t(begin);
+    runs[2 * empty.num_runs++ + 1] = int32_t(end);
+  }
+  return true;
+}
+
+// Writes the columns of lines without blocks token by token: where most are empty, nearly whole rows in one go.
+template <class Element>
+void write_empty_lines(const Product<Element>& product, const EmptyLines<Element>& empty, int64_t first_token,
+                       int64_t num_tokens) {
+  for (int64_t t = first_token; t < first_token + num_tokens; ++t)
+    for (int64_t run = 0; run < empty.num_runs; ++run) {
+      const int64_t begin = empty.runs[2 * run] * int64_t{product.block};
+      const int64_t end = empty.runs[2 * run + 1] * int64_t{product.block}, at = t * product.num_outputs + begin;
+      const size_t size = sizeof(Element) * size_t(end - begin);
+      memcpy(product.outputs + at, empty.outputs + begin, size);
+      if (product.before_gelu != nullptr) memcpy(product.before_gelu + at, empty.before_gelu + begin, size);
+    }
+}
+
 // One tile: every line's panels against all its tokens. The next tile's tokens, `next_tokens`, are fetched ahead.
 template <class Element>
 void multiply_tile(const Product<Element>& product, const Packed& packed, const float* tile, int64_t capacity,
@@ -246,6 +170,7 @@ void multiply_tile(const Product<Element>& product, const Packed& packed, const 
     const int64_t first_entry = product.offsets[line];
     work.sources = packed.sources + first_entry;
     work.num_blocks = product.offsets[line + 1] - first_entry;
+    if (work.num_blocks == 0) continue;  // write_empty_lines
     for (int64_t p = 0; p < num_panels; ++p) {
       const int64_t column = line * b + p * width, num_columns = smaller(width, b - p * width);
       const bool in_place = sizeof(Element) == sizeof(float) && product.before_gelu == nullptr && num_columns == width;
@@ -282,7 +207,8 @@ Status multiply_tokens(const Product<Element>& product, const Packed& packed, in
   const int64_t num_used = list_used(used, product.source_offsets, num_sources);
   const int64_t capacity = smaller(tile_tokens(num_used * b, step), round_up(end - begin, step));
   float* tile = scratch<kTile>(capacity * product.num_inputs);
-  if (tile == nullptr) return kOutOfMemory;
+  EmptyLines<Element> empty;
+  if (tile == nullptr || !find_empty_lines(empty, product)) return kOutOfMemory;
   for (int64_t t0 = begin; t0 < end; t0 += capacity) {
     const int64_t num_tokens = smaller(capacity, end - t0);
     const Element* inputs = product.inputs + t0 * product.num_inputs;
@@ -293,6 +219,7 @@ Status multiply_tokens(const Product<Element>& product, const Packed& packed, in
     // Where most of them are not even read, fetching costs more than it saves.
     const int64_t next_tokens = 2 * num_used < num_sources ? 0 : smaller(capacity, end - t0 - num_tokens);
     multiply_tile(product, packed, tile, capacity, t0, num_tokens, next_tokens);
+    write_empty_lines(product, empty, t0, num_tokens);
   }
   return kOk;
 }

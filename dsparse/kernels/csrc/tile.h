@@ -14,7 +14,7 @@ namespace DSPARSE_ISA {
 namespace blocks {
 
 // Which buffer of a thread holds what; from 16 on they are the ones of tokens.h.
-enum ScratchSlot { kPanels = 0, kSources, kTile, kOtherTile, kSums, kBiasSums, kUsed, kOtherUsed, kBias };
+enum ScratchSlot { kPanels = 0, kSources, kTile, kOtherTile, kSums, kBiasSums, kUsed, kBias, kEmpty, kRuns };
 
 // Copies `count` values, converted to float.
 template <class Element>

@@ -10,11 +10,11 @@
 //   little: every value is used once per tile, T / 64 times or more.
 // - Sums are kept in registers over the entries of a row in a chunk: 8 vectors of tokens × 1 row for 1×1, 3 × 4 for 4×4.
 //
-// The weight gradient packs dy too, once per panel of tokens for all threads, and takes dot products along tokens,
-// eight weights at a time; eight sums of lanes are then taken together by a transpose that adds.
+// The weight gradient packs both sides and takes dot products along tokens, eight weights at a time; eight sums of lanes
+// are then taken together by a transpose that adds. Matrices are asked for from memory while blocks are multiplied.
 //
-// Every sum has one order: chunks, and in them blocks by column, for products; tiles of tokens for the weight gradient.
-// Neither depends on the number of threads.
+// Every sum has one order: chunks, and in them blocks by column, for products; shares of tokens, and in them tiles, for
+// the weight gradient. Neither depends on the number of threads.
 #pragma once
 
 #include "tokens_gradient.h"

@@ -52,6 +52,9 @@ __attribute__((noinline)) void multiply_rows(const Order& order, int64_t band, b
     for (int64_t i = 0; i < num_targets_asked; ++i) next_targets.ask<0>();
     const Span span = spans[s];
     const float* row = rows + span.target * side * NT;
+    // Rows follow in no order that the machine could foresee.
+    const float* next_row = rows + spans[smaller(s + 1, num_spans - 1)].target * side * NT;
+    for (int64_t at = 0; at < side * NT; at += 16) __builtin_prefetch(next_row + at, 0, 3);
     if constexpr (B == 1) {
       add_span_dots<W, NV>(row, packed, offsets + span.begin, span.count, sums + span.begin);
     } else {
@@ -69,7 +72,8 @@ inline Cut cut_gradient(const Call& call, const Lines& lines, int64_t tile, int6
   // Two tasks for each thread, so that one who is late leaves work to the others; alone, it has no others.
   const int64_t num_tasks = call.num_threads > 1 ? 2 * call.num_threads : 1;
   const int64_t fair = ceil_div(lines.num_targets, ceil_div(num_tasks, num_shares));
-  return {even_share(lines.num_sources, kChunkBytes / line_bytes),
+  const int64_t chunk = kChunkBytes / line_bytes, large = kLargeChunkBytes / line_bytes;
+  return {even_share(lines.num_sources, has_short_spans(call, lines, chunk, tile) ? large : chunk),
           even_share(lines.num_targets, smaller(fair, kGroupBytes / line_bytes))};
 }
 

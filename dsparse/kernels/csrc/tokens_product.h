@@ -10,9 +10,11 @@ namespace tokens {
 
 // Bytes of a packed chunk that leave room in a 32 KB L1 for the sums and the entries that stream by.
 constexpr int64_t kChunkBytes = 24 << 10;
-// The same where entries are too sparse for sums to be fetched anew for each such chunk: then it is L2 that is shared.
-constexpr int64_t kSparseChunkBytes = 160 << 10;
+// The same for L2: where entries are too few for sums to be fetched anew for each chunk that fits L1, and for blocks
+// whose rows use a source vector so often that L2 is fast enough.
+constexpr int64_t kLargeChunkBytes = 160 << 10;
 constexpr int64_t kGroupBytes = 192 << 10;
+constexpr int64_t kReusingBlock = 3;
 // Below this many multiplied vectors a span does not pay for fetching its sums.
 constexpr int64_t kShortSpan = 40;
 
@@ -38,7 +40,8 @@ DSPARSE_INLINE void add_products(
   for (int i = 0; i < RB; ++i)
 #pragma GCC unroll 16
     for (int v = 0; v < NV; ++v) total[i][v] = load<W>(sums + i * NT + v * W);
-  for (int64_t k = 0; k < count; ++k) {
+  int64_t k = 0;
+  do {  // a span has an entry, and a loop that might do nothing would have its sums kept twice
     const float* source = packed + offsets[k];
     const float* weight = weights + k * side * side;
 #pragma GCC unroll 4
@@ -66,7 +69,7 @@ DSPARSE_INLINE void add_products(
         }
       }
     }
-  }
+  } while (++k < count);
 #pragma GCC unroll 8
   for (int i = 0; i < RB; ++i)
 #pragma GCC unroll 16
@@ -144,12 +147,17 @@ inline void copy_block(const Element* from, int64_t block, bool transpose, float
     for (int64_t j = 0; j < block; ++j) to[transpose ? j * block + i : i * block + j] = to_float(from[i * block + j]);
 }
 
+// Whether a span of a chunk of this many lines multiplies few vectors, on average.
+inline bool has_short_spans(const Call& call, const Lines& lines, int64_t chunk, int64_t tile) {
+  const int64_t num_places = larger<int64_t>(1, lines.num_sources * lines.num_targets);
+  const int64_t num_weights = call.num_slots * chunk * call.block * call.block / num_places;
+  return num_weights * (tile / kWidth) < kShortSpan;
+}
+
 inline Cut cut_product(const Call& call, const Lines& lines, int64_t tile) {
   const int64_t line_bytes = call.block * tile * int64_t(sizeof(float));
   int64_t chunk = kChunkBytes / line_bytes;
-  // Vectors that a span of such a chunk multiplies, on average.
-  const int64_t num_vectors = call.num_slots * chunk * call.block * call.block / larger<int64_t>(1, lines.num_sources * lines.num_targets);
-  if (num_vectors * (tile / kWidth) < kShortSpan) chunk = kSparseChunkBytes / line_bytes;
+  if (call.block >= kReusingBlock || has_short_spans(call, lines, chunk, tile)) chunk = kLargeChunkBytes / line_bytes;
   const int64_t num_tiles = larger<int64_t>(1, ceil_div(call.num_tokens, tile));
   const int64_t fair = ceil_div(lines.num_targets, ceil_div(call.num_threads, num_tiles));
   return {even_share(lines.num_sources, chunk), even_share(lines.num_targets, smaller(fair, kGroupBytes / line_bytes))};
