@@ -1,18 +1,23 @@
 // Weight gradient at the active blocks: dW[slot] = sum over tokens of dyᵀ x, and the bias gradient, dy over tokens.
 //
-// The longer side of the matrix is walked line by line (block rows or block columns), and each thread takes one stretch
-// of the walk's blocks, cut at panels, and no other thread's. Tile of tokens by tile of tokens it copies what it needs
-// of the shorter side to scratch that fits half of L2, then goes along its lines: it copies a few lines of the longer
-// side, which fit L1, and adds the products of their blocks to the sums that lie in the result. A few out features by a
-// few vectors of in features at a time stay in registers while the tile's tokens are passed; per token and out feature
-// one dy is broadcast. See tile.h for how the copies lie.
+// Tokens are cut into a few spans, as many for any number of threads, each with sums of its own; in the end these are
+// added, the first span's first. So threads of different spans copy nothing twice. Where there are more threads than
+// spans, the threads of a span share its blocks.
 //
-// Each sum is over tokens in order, from the first to the last, by one thread, so the result depends neither on the
-// tiles nor on the number of threads.
+// The longer side of the matrix is walked line by line (block rows or block columns), and each task takes one stretch
+// of the walk's blocks, cut at panels, and no other task's. Tile of tokens by tile of tokens it copies what it needs
+// of the shorter side to scratch that fits half of L2, then goes along its lines: it copies a few lines of the longer
+// side, which fit L1, and adds the products of their blocks to the sums. A few out features by a few vectors of in
+// features at a time stay in registers while the tile's tokens are passed; per token and out feature one dy is
+// broadcast. See tile.h for how the copies lie.
+//
+// Each span's sum is over its tokens in order, from the first to the last, by one thread, so the result depends neither
+// on the tiles nor on the number of threads.
 #pragma once
 
 #include "abi.h"
 #include "simd.h"
+#include "spans.h"
 #include "tile.h"
 
 namespace dsparse {
@@ -145,12 +150,10 @@ struct WeightGradient {
   // can be: few at a time leave multiply-adds waiting for each other.
   int64_t num_groups, group, num_larger;
   float* sums;       // [S, b, b]
-  Element* dvalues;  // the same place for float, else where the sums go rounded
   // dy once more, for the bias gradient.
   const Element* dy;
   int64_t num_out;
   float* bias_sums;  // [O] or null
-  Element* dbias;
 };
 
 // The blocks of one thread: units [begin, end), a unit being one panel of one entry of the longer side's order.
@@ -256,7 +259,7 @@ DSPARSE_INLINE void for_values(const WeightGradient<Element>& job, const Share& 
   }
 }
 
-// One thread's share, `part` of `num_parts`. What it adds to and rounds in the end is its own, so no thread waits.
+// One task's share of a span's blocks, `part` of `num_parts`. What it adds to is its own, so no thread waits.
 template <class Element>
 Status add_part(const WeightGradient<Element>& job, int part, int num_parts) {
   const int64_t b = job.block, num_panels = ceil_div(b, job.kernels.panel), num_units = job.num_slots * num_panels;
@@ -284,13 +287,6 @@ Status add_part(const WeightGradient<Element>& job, int part, int num_parts) {
     pack_tile(shorter, capacity, tokens, job.shorter.length, num_tokens, 0, needed, num_needed, job.lane);
     add_tile(job, share, shorter, longer, capacity, t0, num_tokens);
   }
-  if constexpr (sizeof(Element) != sizeof(float)) {
-    for_values(job, share, [&](int64_t first, int64_t count) {
-      for (int64_t i = first; i < first + count; ++i) from_float(job.dvalues + i, job.sums[i]);
-    });
-    for (int64_t o = o_begin; o < (job.bias_sums == nullptr ? o_begin : o_end); ++o)
-      from_float(job.dbias + o, job.bias_sums[o]);
-  }
   return kOk;
 }
 
@@ -314,30 +310,50 @@ WeightGradient<Element> weight_gradient_job(const Call& call) {
   job.num_larger = job.lane % job.num_groups;
   job.dy = out.tokens;
   job.num_out = call.num_out;
-  job.dvalues = static_cast<Element*>(call.dvalues);
-  job.dbias = static_cast<Element*>(call.dbias);
   return job;
 }
 
 template <class Element>
 Status run_weight_gradient(const Call& call) {
-  constexpr bool kInPlace = sizeof(Element) == sizeof(float);
-  const int64_t num_values = call.num_slots * call.block * call.block;
+  const int64_t num_values = call.num_slots * call.block * call.block, num_tokens = call.num_tokens;
+  const int64_t num_spans = larger<int64_t>(1, smaller(kMostSpans, num_tokens / kLeastSpanTokens));
   const bool with_bias = call.dbias != nullptr;
-  WeightGradient<Element> job = weight_gradient_job<Element>(call);
-  job.sums = kInPlace ? static_cast<float*>(call.dvalues) : scratch<kSums>(num_values);
-  if (with_bias) job.bias_sums = kInPlace ? static_cast<float*>(call.dbias) : scratch<kBiasSums>(call.num_out);
-  if ((job.sums == nullptr && num_values > 0) || (job.bias_sums == nullptr && with_bias && call.num_out > 0))
+  const WeightGradient<Element> whole = weight_gradient_job<Element>(call);
+  const SpanSums sums = place_sums<kSums, Element>(call.dvalues, num_values, num_spans);
+  SpanSums bias_sums = {};
+  if (with_bias) bias_sums = place_sums<kBiasSums, Element>(call.dbias, call.num_out, num_spans);
+  if ((sums.of[0] == nullptr && num_values > 0) || (bias_sums.of[0] == nullptr && with_bias && call.num_out > 0))
     return kOutOfMemory;
 
   const int num_threads = int(larger<int64_t>(1, call.num_threads));
+  // The least that gives each thread as many tasks.
+  const int num_parts = int(num_threads / greatest_common_divisor(num_threads, num_spans));
+  constexpr int64_t kStretch = 4096;
   int32_t status = kOk;
-#pragma omp parallel for schedule(static, 1) num_threads(num_threads) if (num_threads > 1)
-  for (int part = 0; part < num_threads; ++part)
-    if (add_part(job, part, num_threads) != kOk) {
+#pragma omp parallel num_threads(num_threads) if (num_threads > 1)
+  {
+#pragma omp for schedule(static)
+    for (int64_t task = 0; task < num_spans * num_parts; ++task) {
+      const int64_t span = task / num_parts, first = num_tokens * span / num_spans;
+      WeightGradient<Element> job = whole;
+      job.longer.tokens += first * job.longer.length;
+      job.shorter.tokens += first * job.shorter.length;
+      job.dy += first * job.num_out;
+      job.num_tokens = num_tokens * (span + 1) / num_spans - first;
+      job.sums = sums.of[span];
+      job.bias_sums = bias_sums.of[span];
+      if (add_part(job, int(task % num_parts), num_parts) != kOk) {
 #pragma omp atomic write
-      status = kOutOfMemory;
+        status = kOutOfMemory;
+      }
     }
+#pragma omp for schedule(static) nowait
+    for (int64_t stretch = 0; stretch < ceil_div(num_values, kStretch); ++stretch)
+      add_spans(static_cast<Element*>(call.dvalues), sums, num_spans, stretch * kStretch,
+                smaller((stretch + 1) * kStretch, num_values));
+#pragma omp single
+    if (with_bias) add_spans(static_cast<Element*>(call.dbias), bias_sums, num_spans, 0, call.num_out);
+  }
   return Status(status);
 }
 
