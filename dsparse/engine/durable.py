@@ -159,7 +159,10 @@ class DurableEngine(DeepSpeedEngine):
     ) -> tuple[str | None, dict[str, Any] | None]:
         """Loads a checkpoint that has been found whole."""
         if self._can_read_files_of(manifest, options):
-            return super().load_checkpoint(str(root), name, **options)
+            result = super().load_checkpoint(str(root), name, **options)
+            if not options["load_optimizer_states"]:
+                self._all_weights.refresh_masters()
+            return result
         then, now = manifest.about["layout"], self._layout()
         if then != now and self.global_rank == 0:
             logger.warning(

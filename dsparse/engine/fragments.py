@@ -167,6 +167,17 @@ class FragmentMap:
         elif saved.step is not None:
             state["step"] = saved.step
 
+    @torch.no_grad()
+    def refresh_masters(self) -> None:
+        """Makes masters what the parameters are, where DeepSpeed does not after a load without optimizer state.
+
+        Its stage-0 wrappers keep the masters of before, and would write them back at the next step.
+        """
+        for weight in self._weights.values():
+            if id(weight) in self._slices:
+                master, offset, num = self._slices[id(weight)]
+                master.data.view(-1)[offset : offset + num].copy_(weight.data.view(-1))
+
     def owner_sizes(self) -> list[int]:
         """Elements of each tensor that the optimizer steps on this rank: ZeRO's partition, as two runs must share it
         for one to read the other's files as they are."""

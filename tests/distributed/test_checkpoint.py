@@ -83,7 +83,14 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     assert whole[0]["updates"] >= 4
 
 
-@pytest.mark.parametrize("cell", [Cell(1, "fp32", offload=True), Cell(2, "bf16", optimizer="SGD momentum")])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        Cell(1, "fp32", offload=True),
+        Cell(2, "bf16", optimizer="SGD momentum"),
+        *(Cell(stage, precision, layout="packed") for stage in range(4) for precision in ("fp32", "bf16")),
+    ],
+)
 def test_resumed_with_offload_and_other_optimizers(two_ranks: RankPool, tmp_path: Path, cell: Cell) -> None:
     assert two_ranks.run(interrupted, cell, str(tmp_path)) == two_ranks.run(uninterrupted, cell)
 
@@ -104,7 +111,9 @@ def partly_loaded(cell: Cell, folder: str, option: dict[str, bool]) -> dict[str,
         other = pattern_numbers(engine)
         engine.load_checkpoint(folder, **option)
         loaded = {"patterns": pattern_numbers(engine), "updates": engine.num_pattern_updates}
-        same = all(torch.equal(weights[n], states["weight"].double()) for n, states in full_states(engine).items())
+        now = full_states(engine)
+        same = all(torch.equal(weights[n], states["weight"].double()) for n, states in now.items())
+        same &= all(torch.equal(states["master"].to(cell.dtype), states["weight"]) for states in now.values())
         coverage = dict(engine.coverage)
         train(engine, cell.dtype, 8, 9)
         engine.verify_sparsity()
@@ -122,11 +131,12 @@ def partly_loaded(cell: Cell, folder: str, option: dict[str, bool]) -> dict[str,
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("option", ["load_module_only", "load_optimizer_states"])
+@pytest.mark.parametrize("layout", ["masked", "packed"])
 def test_loaded_without_moments_the_invariant_holds(
-    two_ranks: RankPool, tmp_path: Path, stage: int, precision: str, option: str
+    two_ranks: RankPool, tmp_path: Path, layout: str, stage: int, precision: str, option: str
 ) -> None:
     given = {option: option == "load_module_only"}
-    for result in two_ranks.run(partly_loaded, Cell(stage, precision), str(tmp_path), given):
+    for result in two_ranks.run(partly_loaded, Cell(stage, precision, layout=layout), str(tmp_path), given):
         assert result["differed"] and result["same_weights"]
         assert result["loaded"]["patterns"] == result["saved"]["patterns"]
         begins_anew = option == "load_module_only"
