@@ -239,7 +239,7 @@ def check_sparse_run(ds_config: Mapping[str, Any], model: nn.Module) -> Sparsity
                 f"Expected a model made outside of deepspeed.zero.Init for the packed layout. Got {partitioned[0]!r} "
                 'partitioned already; make the model without it (stage 3 partitions it later), or choose "masked".'
             )
-        check_model(model, initial_patterns(shapes, sparsity))
+        check_model(model, weights)
     return sparsity
 
 

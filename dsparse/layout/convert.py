@@ -5,14 +5,14 @@ Shape legend: n elements of a fragment, N elements of the stored parameter, S sl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from dsparse.errors import UserError
 from dsparse.kernels.backend import Kernel
-from dsparse.layout.packed import PackedLinear, check_packable, hold_values
+from dsparse.layout.packed import PackedLinear, check_fits, check_packable, hold_values
 from dsparse.methods.scores import Norm, partial_slot_scores
 from dsparse.pattern.block_pattern import BlockPattern
 from dsparse.pattern.edit import PatternEdit
@@ -81,6 +81,9 @@ def pack_linears(
             (see `PackedLinear.from_linear`). The model is unchanged then.
     """
     layers = check_model(model, patterns)
+    for name, pattern in patterns.items():
+        for linear in layers[name].values():
+            check_fits(linear, pattern)
     result: dict[str, PackedWeight] = {}
     for name, pattern in patterns.items():
         weight = model.get_parameter(name)
@@ -95,14 +98,18 @@ def pack_linears(
     return result
 
 
-def check_model(model: nn.Module, patterns: Mapping[str, BlockPattern]) -> dict[str, dict[str, nn.Linear]]:
-    """The layers that `pack_linears` would replace, by parameter name and path; raises what it would raise."""
-    layers = {name: _layers_of(model, model.get_parameter(name), name) for name in patterns}
-    if len({id(model.get_parameter(name)) for name in patterns}) < len(patterns):
-        raise UserError(f"Expected one name for each weight. Got two for a tied one among {', '.join(patterns)}.")
-    for name, pattern in patterns.items():
-        for linear in layers[name].values():
-            check_packable(linear, pattern)
+def check_model(model: nn.Module, names: Collection[str]) -> dict[str, dict[str, nn.Linear]]:
+    """The layers that `pack_linears` would replace, by parameter name and path.
+
+    Raises:
+        UserError: some cannot be packed, whatever their patterns.
+    """
+    layers = {name: _layers_of(model, model.get_parameter(name), name) for name in names}
+    if len({id(model.get_parameter(name)) for name in names}) < len(names):
+        raise UserError(f"Expected one name for each weight. Got two for a tied one among {', '.join(names)}.")
+    for of_weight in layers.values():
+        for linear in of_weight.values():
+            check_packable(linear)
     return layers
 
 

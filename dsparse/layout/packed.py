@@ -56,7 +56,8 @@ class PackedLinear(nn.Module):
         Raises:
             UserError: it is not a plain `nn.Linear` of the pattern's shape, or has hooks, which would be lost.
         """
-        check_packable(linear, pattern)
+        check_packable(linear)
+        check_fits(linear, pattern)
         weight = linear.weight
         assert isinstance(weight, nn.Parameter)
         hold_values(weight, pack(weight.data, pattern.to(weight.device)))
@@ -119,13 +120,17 @@ class PackedLinear(nn.Module):
         )
 
 
-def check_packable(linear: nn.Linear, pattern: BlockPattern) -> None:
-    """Raises a UserError unless a layer can be packed; see `PackedLinear.from_linear`."""
+def check_packable(linear: nn.Linear) -> None:
+    """Raises a UserError unless a layer can be packed by some pattern; see `PackedLinear.from_linear`."""
     if type(linear) is not nn.Linear:
         raise UserError(f"Expected an nn.Linear itself for the packed layout. Got {type(linear).__qualname__}.")
     has_hooks = any(getattr(linear, hooks) for hooks in _HOOKS) or linear.weight._backward_hooks
     if has_hooks or "forward" in vars(linear):
         raise UserError("Expected an nn.Linear without hooks for the packed layout. Got some; add them later.")
+
+
+def check_fits(linear: nn.Linear, pattern: BlockPattern) -> None:
+    """Raises a UserError unless a pattern is of a layer's shape, and not of too many values."""
     if tuple(linear.weight.shape) != pattern.shape:
         raise UserError(f"Expected a pattern of {list(linear.weight.shape)}. Got one of {list(pattern.shape)}.")
     _check_count(pattern)
