@@ -185,8 +185,7 @@ def _sparse_engine(
             layouts=layouts,
             **kwargs,
         )
-        # Which may compile them, before the first step needs them; and one that cannot compute them is refused now.
-        engine._agreement.together(lambda: engine.kernels, "finding kernels for packed weights")
+        _find_kernels(engine)
         return engine
     except BaseException:
         for layout in layouts.values():
@@ -276,6 +275,20 @@ def shape_of(weight: Any) -> tuple[int, int]:
     """(O, I) of a weight, also where `zero.Init` has already partitioned it."""
     rows, cols = getattr(weight, "ds_shape", weight.shape)
     return int(rows), int(cols)
+
+
+def _find_kernels(engine: SparseEngine) -> None:
+    """Finds kernels for packed weights before the first step needs them, which may compile them or refuse."""
+    mine = engine._agreement.together(lambda: engine.kernels, "finding kernels for packed weights")
+    said = engine._agreement.gather_plain(mine)
+    odd = [rank for rank, theirs in enumerate(said) if theirs != said[0]]
+    if odd and engine.global_rank == 0:
+        logger.warning(
+            "packed weights are computed by %s on rank 0 and by %s on rank %d: the last bits are other ones there",
+            ", ".join(said[0]),
+            ", ".join(said[odd[0]]),
+            odd[0],
+        )
 
 
 def _mask(weight: nn.Parameter, pattern: BlockPattern) -> MaskedWeight:
