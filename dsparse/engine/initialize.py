@@ -190,8 +190,8 @@ def _sparse_engine(
     except BaseException:
         for layout in layouts.values():
             layout.release()
-        if sparsity.layout == "packed":
-            unpack_linears(model)
+        if sparsity.layout == "packed" and not any(hasattr(weight, "ds_id") for weight in weights.values()):
+            unpack_linears(model)  # what stage 3 has partitioned already is of no use in any layout
         raise
 
 

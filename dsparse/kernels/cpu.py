@@ -23,9 +23,11 @@ from dsparse.kernels.index import BlockIndex
 
 NAME = "cpu"
 ISA_VARIABLE = "DSPARSE_CPU_ISA"
+MAX_BLOCK = 256
+"""Elements per block side; `kLargestBlock` of csrc/abi.h."""
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
-_OK, _OUT_OF_MEMORY, _BAD_INDEX = 0, 1, 2
+_OK, _OUT_OF_MEMORY, _BAD_INDEX, _UNSUPPORTED = 0, 1, 2, 4
 _POINTERS = ("x", "dy", "values", "bias", "y", "pre", "dx", "dvalues", "dbias", *BlockIndex._fields)
 _SIZES = ("num_tokens", "num_out", "num_in", "num_slots")
 _INTS = ("block", "dtype", "num_threads", "isa")
@@ -70,7 +72,7 @@ def runs_on(device_type: str) -> bool:
 
 def supports(block: int, dtype: torch.dtype) -> bool:
     """Whether this backend computes with blocks of this side and elements of this dtype."""
-    return block >= 1 and dtype in _DTYPES
+    return 1 <= block <= MAX_BLOCK and dtype in _DTYPES
 
 
 def forward(
@@ -199,6 +201,8 @@ def _run(kernel: ctypes._NamedFuncPointer, call: _Call) -> None:
             f"Expected an index of {call.num_slots} blocks in a grid of {call.num_out // call.block} x "
             f"{call.num_in // call.block}. Got slots, rows, columns or offsets that do not belong to it."
         )
+    if status == _UNSUPPORTED:
+        raise ValueError(f"Expected blocks of 1 to {MAX_BLOCK} a side for the CPU kernels. Got {call.block}.")
     raise RuntimeError(f"The CPU kernels returned status {status}.")
 
 

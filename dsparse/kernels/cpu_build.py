@@ -85,8 +85,13 @@ def library_path(isas: Sequence[Isa] = SHIPPED_ISAS) -> Path:
     shipped = PACKAGE / f"_cpu_{sources_hash(isas)}.so"
     if shipped.is_file():
         return shipped
-    compiler, version = find_compiler()
-    kept = cache_folder() / f"cpu_{sources_hash(isas, ' '.join(compiler), version)}.so"
+    try:
+        compiler, version = find_compiler()
+        kept = cache_folder() / f"cpu_{sources_hash(isas, ' '.join(compiler), version)}.so"
+    except BuildError:
+        raise
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # no home, a compiler that hangs
+        raise BuildError(f"{error}; {CACHE_VARIABLE} names a folder, CXX a compiler") from error
     if kept.is_file():
         return kept
     try:
@@ -94,6 +99,8 @@ def library_path(isas: Sequence[Isa] = SHIPPED_ISAS) -> Path:
         with _one_builder(kept.with_suffix(".lock")):
             if not kept.is_file():
                 logger.warning("compiling CPU kernels with %s, under a minute, kept in %s", version, kept.parent)
+                if not _has_openmp_of_gcc(compiler):
+                    logger.warning("for one thread only: the OpenMP of %s is not the one that torch has", version)
                 build(kept, isas, compiler)
     except OSError as error:
         raise BuildError(f"{kept.parent} cannot be written ({error}); {CACHE_VARIABLE} names another folder") from error

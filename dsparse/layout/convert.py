@@ -107,9 +107,14 @@ def check_model(model: nn.Module, names: Collection[str]) -> dict[str, dict[str,
     layers = {name: _layers_of(model, model.get_parameter(name), name) for name in names}
     if len({id(model.get_parameter(name)) for name in names}) < len(names):
         raise UserError(f"Expected one name for each weight. Got two for a tied one among {', '.join(names)}.")
-    for of_weight in layers.values():
-        for linear in of_weight.values():
+    for name, of_weight in layers.items():
+        for path, linear in of_weight.items():
             check_packable(linear)
+            if isinstance(model.get_submodule(path.rpartition(".")[0]), nn.TransformerEncoderLayer):
+                raise UserError(
+                    f"Expected layers that are called for the packed layout. Got {name!r} of an "
+                    'nn.TransformerEncoderLayer, which reads its weights itself; choose "layout": "masked".'
+                )
     return layers
 
 

@@ -13,6 +13,7 @@ import torch
 
 from dsparse.kernels import cpu, cpu_build
 from dsparse.kernels.index import BlockIndex
+from dsparse.pattern.block_pattern import BlockPattern
 from tests.kernels.patterns import Case, largest_errors, random_case, true_products
 
 pytestmark = pytest.mark.usefixtures("best_isa")
@@ -160,3 +161,16 @@ def test_the_struct_is_the_one_of_the_sources() -> None:
     }
     named = [(name.removesuffix("_S"), kind) for name, kind in cpu._Call._fields_]
     assert [(name, kinds[kind]) for kind, name in fields] == named
+
+
+def test_blocks_too_large() -> None:
+    """Larger ones would not fit a list of the kernels'; the reference computes them."""
+    side = 2 * cpu.MAX_BLOCK
+    pattern = BlockPattern.random((side, side), block=side, density=1.0)
+    values, x = torch.zeros(1, side, side), torch.zeros(3, side)
+    assert not cpu.supports(side, torch.float32) and cpu.supports(cpu.MAX_BLOCK, torch.float32)
+    message = "Expected blocks of 1 to 256 a side"
+    with pytest.raises(ValueError, match=message):
+        cpu.forward(x, values, None, BlockIndex.of(pattern))
+    with pytest.raises(ValueError, match=message):
+        cpu.weight_gradient(x, x, BlockIndex.of(pattern), side)

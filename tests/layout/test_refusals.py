@@ -10,7 +10,9 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from dsparse.errors import UserError
+from dsparse.layout.convert import pack_linears
 from dsparse.layout.packed import PackedLinear
+from dsparse.pattern.block_pattern import BlockPattern
 from tests.layout.test_packed import small_pattern
 from tests.pattern.reference import pattern_of
 
@@ -77,3 +79,11 @@ def test_too_many_values() -> None:
         PackedLinear(nn.Parameter(torch.empty(2, side // 2, side // 2, device="meta")), None, half)
     layer = PackedLinear.from_linear(linear, pattern_of([3], (side, side), side // 2))
     assert layer.weight.numel() == 2**30
+
+
+def test_a_layer_that_reads_its_weights_itself() -> None:
+    model = nn.ModuleDict({"encoder": nn.TransformerEncoderLayer(8, 2, dim_feedforward=16)})
+    pattern = BlockPattern.random((16, 8), block=4, density=0.5)
+    with pytest.raises(UserError, match=r"'encoder.linear1.weight' of an nn.TransformerEncoderLayer"):
+        pack_linears(model, {"encoder.linear1.weight": pattern})
+    assert type(model["encoder"].linear1) is nn.Linear

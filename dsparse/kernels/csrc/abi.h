@@ -54,4 +54,7 @@ struct Call {
 // scratch<Slot>() of simd.h: Slots from 16 on are theirs. GELU of a vector: gelu.h.
 constexpr int32_t kLargestTokensBlock = 4;
 
+// Of a block's side: what fits the kernels' lists of the lanes of a block (kMostLanes of weight_gradient.h).
+constexpr int32_t kLargestBlock = 256;
+
 }  // namespace dsparse

@@ -71,7 +71,9 @@ bool fits(const int32_t* offsets, int64_t num_lines, const int32_t* slots, const
 
 Status run(const Call& call, Kernel Isa::*kernel) {
   if (call.isa < 0 || call.isa >= kNumIsas) return kBadIsa;
-  if ((call.dtype != kFloat32 && call.dtype != kBfloat16) || call.block < 1) return kUnsupported;
+  if ((call.dtype != kFloat32 && call.dtype != kBfloat16) || call.block < 1 ||
+      call.block > kLargestBlock)
+    return kUnsupported;
   // A pass over 4 S integers, next to S · b² · T multiplications.
   if (!fits(call.row_offsets, call.num_out / call.block, call.row_slots, call.rows, call.num_slots) ||
       !fits(call.col_offsets, call.num_in / call.block, call.col_slots, call.cols, call.num_slots))
