@@ -17,7 +17,7 @@ import torch
 
 from dsparse.checkpoint import folder
 from dsparse.checkpoint.manifest import Manifest
-from dsparse.checkpoint.patterns import FILE_NAME, load_state
+from dsparse.checkpoint.patterns import FILE_NAME
 from dsparse.engine.checkpoint_files import read_data
 from dsparse.engine.saved_layout import SavedInLayout
 from dsparse.engine.saved_weights import UNIVERSAL, WEIGHTS_FOLDER, SavedWeights
@@ -52,7 +52,8 @@ def convert(source: Path, root: Path, *, follow: Callable[[int, int], None] = la
         raise CheckpointError(f"Expected a checkpoint as a run saves it. Got {source}, which is converted already.")
     if (root / tag).exists():
         raise CheckpointError(f"Expected no {root / tag}. Got one; choose another folder.")
-    saved = _open(source, manifest)
+    is_sparse = FILE_NAME in manifest.files
+    saved = SavedInLayout(source, manifest, packed=False) if is_sparse else SavedWeights(source, manifest)
     outside = leaving(f"{WEIGHTS_FOLDER}/{name}/fp32.pt" for name in saved.names())
     if outside:
         raise CheckpointError(f"Expected names of weights in {source}. Got one that leads elsewhere: do not use it.")
@@ -60,7 +61,7 @@ def convert(source: Path, root: Path, *, follow: Callable[[int, int], None] = la
     try:
         files = dict(_write_weights(saved, aside, follow))
         files[_MODEL_FILE] = _write_data(aside / _MODEL_FILE, _model_states(saved, layout["precision"]))
-        if FILE_NAME in manifest.files:
+        if is_sparse:
             shutil.copyfile(source / FILE_NAME, aside / FILE_NAME)
             flush_to_disk(aside / FILE_NAME)
             files[FILE_NAME] = manifest.files[FILE_NAME]
@@ -73,13 +74,6 @@ def convert(source: Path, root: Path, *, follow: Callable[[int, int], None] = la
     if folder.tags(root)[0] == tag:
         folder.write_latest(root, tag)
     return root / tag
-
-
-def _open(source: Path, manifest: Manifest) -> SavedWeights:
-    if FILE_NAME not in manifest.files:
-        return SavedWeights(source, manifest)
-    patterns = {name: history.pattern for name, history in load_state(source).histories.items()}
-    return SavedInLayout(source, manifest, patterns, packed=False)
 
 
 def _write_weights(saved: SavedWeights, aside: Path, follow: Callable[[int, int], None]) -> dict[str, FileRecord]:

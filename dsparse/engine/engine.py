@@ -142,8 +142,7 @@ class SparseEngine(DurableEngine):
         return result
 
     def _saved_weights(self, folder: Path, manifest: Manifest) -> SavedWeights:
-        patterns = {name: history.pattern for name, history in pattern_file.load_state(folder).histories.items()}
-        return SavedInLayout(folder, manifest, patterns, packed=self.sparsity_config.layout == "packed")
+        return SavedInLayout(folder, manifest, packed=self.sparsity_config.layout == "packed")
 
     def _layout(self) -> dict[str, Any]:
         layout = super()._layout()

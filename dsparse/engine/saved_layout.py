@@ -8,12 +8,12 @@ Shape legend: O out features, I in features, S slots, b block side, N elements a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from dsparse.checkpoint.manifest import Manifest
+from dsparse.checkpoint.patterns import load_state
 from dsparse.engine.fragments import SavedWeight
 from dsparse.engine.saved_weights import SavedWeights
 from dsparse.errors import CheckpointError
@@ -24,20 +24,19 @@ from dsparse.pattern.block_pattern import BlockPattern
 class SavedInLayout(SavedWeights):
     """Reads the weights of one checkpoint, sparse ones in the layout asked for."""
 
-    def __init__(self, folder: Path, manifest: Manifest, patterns: Mapping[str, BlockPattern], *, packed: bool) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, *, packed: bool) -> None:
         """Opens the files.
 
         Args:
             folder: of the checkpoint.
             manifest: of it.
-            patterns: saved with it, by parameter name.
             packed: whether sparse weights are wanted as [S, b, b] by slot, or else as [O, I] with zeros.
 
         Raises:
             CheckpointError: as `SavedWeights`, and where a weight does not fit its pattern.
         """
         super().__init__(folder, manifest)
-        self._patterns = patterns
+        self._patterns = {name: history.pattern for name, history in load_state(folder).histories.items()}
         self._packed = packed
 
     def shape(self, name: str) -> tuple[int, ...]:
