@@ -21,7 +21,7 @@ def bits(case: Case) -> list[bytes]:
 @pytest.mark.usefixtures("torch_threads")
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 @pytest.mark.parametrize("block", (1, 2, 4, 5, 8, 16, 64))
-@pytest.mark.parametrize("num_tokens", (11, 777))
+@pytest.mark.parametrize("num_tokens", (11, 777, 2300))
 def test_any_number_of_threads(isa: str, block: int, dtype: torch.dtype, num_tokens: int) -> None:
     case = random_case(block, (192 // block, 320 // block), num_tokens, dtype, density=0.15)
     torch.set_num_threads(1)
