@@ -85,7 +85,8 @@ struct Layer {
     rows = pick(1, std::min(most, 40));
     cols = pick(1, std::min(most, 40));
     const int counts[] = {0, 1, 5, 6, 12, 24, 47, 96, 193, pick(0, 260)};
-    tokens = counts[pick(0, 9)];
+    // Now and then enough for weight gradients to be cut into spans.
+    tokens = pick(0, 19) == 0 ? pick(1024, 2100) : counts[pick(0, 9)];
     const int percent = pick(0, 4) == 0 ? pick(0, 1) * 100 : pick(1, 60);
     std::vector<std::pair<int32_t, int32_t>> active;
     for (int r = 0; r < rows; ++r)
