@@ -2,8 +2,6 @@
 
 Where DeepSpeed has public calls (`safe_get_full_*`, `GatheredParameters`) they are what is read, not the places that
 `fragments` believes in. So a release of DeepSpeed that moves things makes training stop, never quietly drift.
-
-Shape legend: O out features, I in features.
 """
 
 from __future__ import annotations

@@ -50,9 +50,9 @@ def partial_block_scores(fragment_n: Tensor, start: int, pattern: BlockPattern, 
     """
     use_max = reduction_of(norm, pattern.block) == "max"
     integers_n = _float_bits(fragment_n) if use_max else _fixed_point(fragment_n, norm, pattern.block)
-    first_row, rows_PI = _whole_block_rows(integers_n, start, pattern)
     block, num_cols = pattern.block, pattern.grid[1]
-    blocks_RC = rows_PI
+    first_row, block_rows = _whole_stretches(integers_n, start, block * pattern.shape[1])
+    rows_PI = blocks_RC = block_rows.view(-1, pattern.shape[1])
     if block > 1:
         tiles_RbCb = rows_PI.view(-1, block, num_cols, block)
         blocks_RC = tiles_RbCb.amax(dim=(1, 3)) if use_max else tiles_RbCb.sum(dim=(1, 3))
@@ -77,17 +77,9 @@ def partial_slot_scores(fragment_n: Tensor, start: int, pattern: BlockPattern, n
     """
     use_max = reduction_of(norm, pattern.block) == "max"
     integers_n = _float_bits(fragment_n) if use_max else _fixed_point(fragment_n, norm, pattern.block)
-    size = pattern.block**2
-    if size == 1:
-        scores_S = integers_n.new_zeros(pattern.num_active)
-        scores_S[start : start + integers_n.numel()] = integers_n
-        return scores_S
-    first, past = start // size, -(-(start + integers_n.numel()) // size)
-    padded = integers_n.new_zeros((past - first) * size)
-    padded[start - first * size :][: integers_n.numel()] = integers_n
-    slots = padded.view(-1, size)
+    first, slots = _whole_stretches(integers_n, start, pattern.block**2)
     scores_S = integers_n.new_zeros(pattern.num_active)
-    scores_S[first:past] = slots.amax(1) if use_max else slots.sum(1)
+    scores_S[first : first + len(slots)] = slots.amax(1) if use_max else slots.sum(1)
     return scores_S
 
 
@@ -104,19 +96,17 @@ def _fixed_point(fragment_n: Tensor, norm: Norm, block: int) -> Tensor:
     return magnitude_n.mul_(2.0 ** _FRACTION_BITS[norm]).clamp_(max=cap).round_().to(torch.int64)
 
 
-def _whole_block_rows(integers_n: Tensor, start: int, pattern: BlockPattern) -> tuple[int, Tensor]:
-    """The fragment laid into whole rows of blocks, zeros around it.
+def _whole_stretches(integers_n: Tensor, start: int, length: int) -> tuple[int, Tensor]:
+    """The fragment laid into whole stretches of `length` elements, zeros around it.
 
     Returns:
-        The first block row, and int64 [rows of elements, I].
+        The number of the first stretch, and int64 [stretches, length].
     """
-    num_in, block = pattern.shape[1], pattern.block
     end = start + integers_n.numel()
-    first = start // (num_in * block)
-    past = -(-end // (num_in * block))
-    if start == first * num_in * block and end == past * num_in * block:
-        return first, integers_n.view(-1, num_in)
-    padded = torch.zeros((past - first) * block * num_in, dtype=torch.int64, device=integers_n.device)
-    offset = start - first * block * num_in
+    first, past = start // length, -(-end // length)
+    if start == first * length and end == past * length:
+        return first, integers_n.view(-1, length)
+    padded = integers_n.new_zeros((past - first) * length)
+    offset = start - first * length
     padded[offset : offset + integers_n.numel()] = integers_n
-    return first, padded.view(-1, num_in)
+    return first, padded.view(-1, length)
