@@ -1,61 +1,81 @@
-"""Splits English prose into sentences by rule.
+"""Stage 4: splits paragraphs into sentences.
 
-A sentence ends with . ! or ? (and closing quotes or brackets behind it) when a space and something that can begin a
-sentence follow, unless the full stop belongs to an abbreviation or to initials. Text that stays in one piece
-although it has two sentences does no harm here; a cut inside one does, so in doubt the text stays whole.
+    python data_prep/sentences.py --recipe recipes/wiki-books.yaml
+
+With its sentences, a document gets the hash by which it is trained on or held out.
 """
 
 from __future__ import annotations
 
-import re
+import os
+import sys
 
-MAX_CHARS = 1000
-"""A longer sentence is cut between two words: it is a list or a table that has lost its line breaks."""
+if __name__ == "__main__":
+    # A script's own folder is on the path, not the checkout; and a module in it has the name of one of Python's own.
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-_ABBREVIATIONS = """
-    al approx apr assoc aug ca capt cf ch chap co col comp corp dec def dept dr e.g ed eds e.t.c eq eqs esp est ex excl
-    feb ff fig figs gen gov i.e i.i.d inc incl jan jr jul jun lat lt ltd mar max min misc mr mrs ms mt no nos nov oct op
-    orig p pp pos prof ref refs resp rev sec sen sep sept sgt sr st subj syn tab temp u.k u.s univ v ver viz vol vols vs
-    w.r.t
-"""
-_IS_ABBREVIATION = frozenset(_ABBREVIATIONS.split())
-# End of a sentence, a space, and what may begin the next: a capital or a digit, perhaps behind a quote or a bracket.
-_BOUNDARY = re.compile(r"""(?<=[.!?])(["'”’)\]]*)\s+(?=["'“‘(\[]?[A-Z0-9À-ÖØ-Þ])""")
-_LAST_WORD = re.compile(r"[^\s(\[\"'“‘]*$")
+from dataclasses import dataclass
+from typing import Any
 
+import pyarrow as pa
 
-def split_sentences(text: str) -> list[str]:
-    """Splits a paragraph whose white space is single spaces.
-
-    Returns:
-        Sentences in order; joined by spaces they are the paragraph again.
-    """
-    sentences, begin = [], 0
-    for match in _BOUNDARY.finditer(text):
-        end = match.end(1)
-        if not _is_abbreviation(text[begin : match.start()]):
-            sentences.append(text[begin:end])
-            begin = match.end()
-    sentences.append(text[begin:])
-    return [piece for sentence in sentences for piece in _cut(sentence) if piece]
+from data_prep.pipeline.command import run_stage_as_command
+from data_prep.pipeline.mapping import map_parts
+from data_prep.pipeline.parts import Part, Report, part_paths
+from data_prep.pipeline.stage import Context
+from data_prep.pipeline.tally import Tally
+from data_prep.recipe import Recipe
+from data_prep.split import place_of
+from data_prep.text.sentences import split_sentences
 
 
-def _is_abbreviation(text: str) -> bool:
-    """Whether the full stop at the end belongs to the last word."""
-    if not text.endswith("."):
-        return False
-    match = _LAST_WORD.search(text, 0, len(text) - 1)
-    word = match.group() if match else ""
-    is_initial = len(word) == 1 and word.isupper() and word != "I"
-    return is_initial or word.lower() in _IS_ABBREVIATION
+@dataclass(frozen=True)
+class Sentences:
+    """From paragraphs to sentences."""
+
+    name: str = "sentences"
+    reads: tuple[str, ...] = ("deduplicate",)
+    libraries: tuple[str, ...] = ("sentencex", "pyarrow")
+
+    def options(self, recipe: Recipe) -> dict[str, Any]:
+        """The seed of the split."""
+        return {"seed": recipe.seed}
+
+    def run(self, context: Context) -> dict[str, Any]:
+        """Writes a part for each part: places, sentences (a line each), their numbers and hashes."""
+        recipe = context.recipe
+        tally = Tally(on_error=recipe.on_error)
+        reports = map_parts(
+            _split,
+            part_paths(context.folder("deduplicate")),
+            context.folder(self.name),
+            options=recipe.seed,
+            num_workers=recipe.workers,
+        )
+        for report in reports:
+            tally.add(report)
+        return tally.summary()
 
 
-def _cut(sentence: str) -> list[str]:
-    """The sentence in pieces of at most MAX_CHARS, cut between words where there are any."""
-    pieces = []
-    while len(sentence) > MAX_CHARS:
-        space = sentence.rfind(" ", 1, MAX_CHARS + 1)
-        end = space if space > 0 else MAX_CHARS
-        pieces.append(sentence[:end])
-        sentence = sentence[end:].lstrip(" ")
-    return [*pieces, sentence]
+def _split(part: Part, seed: int) -> tuple[dict[str, Any], Report]:
+    report = Report(source=part.report.source)
+    texts, num_sentences, hashes = [], [], []
+    for text in part.values():
+        sentences = [sentence for paragraph in text.split("\n\n") for sentence in split_sentences(paragraph)]
+        joined = "\n".join(sentences)
+        texts.append(joined)
+        num_sentences.append(len(sentences))
+        hashes.append(place_of(joined, seed))
+    report.count(texts)
+    report.num_sentences = sum(num_sentences)
+    columns = {
+        "place": part.values("place"),
+        "text": texts,
+        "num_sentences": pa.array(num_sentences, pa.int32()),
+        "hash": pa.array(hashes, pa.uint64()),
+    }
+    return columns, report
+
+
+if __name__ == "__main__":
+    run_stage_as_command(Sentences(), __doc__)

@@ -1,53 +1,72 @@
-"""Which documents are held out: a function of each document's text alone.
+"""Which documents are held out, trained on twice or taken for the vocabulary: functions of each document's text alone.
 
 A document's hash is its place on the line from 0 to 1, and those below a bound are held out. So a document stays on its
 side when others come and go, and the same text in another source is on the same side. The bound is the fraction asked
 for; only where that would hold out too few to evaluate on does it move up to the documents next on the line.
+
+Shapes: D documents.
 """
 
 from __future__ import annotations
 
-import math
-from bisect import insort
+import hashlib
 from collections.abc import Iterable
 
-from data_prep.corpus import hash_of
+import numpy as np
+from numpy.typing import NDArray
+
+from dsparse.data.draw import happens, mix
 
 MIN_DOCUMENTS = 2
 """In each split: the second sentence of a pair may have to come from another document."""
+_LINE = 2**64
+_VOCABULARY, _COPIES = np.uint64(0x5851F42D4C957F2D), np.uint64(0x14057B7EF767814F)
+
+Hashes = NDArray[np.uint64]
 
 
-def split_of(document: list[str], *, bound: float, seed: int) -> str:
-    """The split of a document.
+def place_of(sentences: str, seed: int) -> int:
+    """The hash of a document, 64 bits, the same in every process.
 
     Args:
-        document: its sentences.
-        bound: from `heldout_bound`.
+        sentences: one a line.
         seed: another seed holds out others.
-
-    Returns:
-        "train" or "heldout".
     """
-    return "heldout" if _place(document, seed) < bound else "train"
+    return int.from_bytes(hashlib.blake2b(f"{seed}\n{sentences}".encode(), digest_size=8).digest(), "little")
 
 
-def heldout_bound(documents: Iterable[list[str]], *, fraction: float, seed: int) -> float:
+def heldout_bound(parts: Iterable[tuple[Hashes, NDArray[np.integer]]], *, fraction: float) -> int:
     """The bound that holds out a fraction of the documents, and at least MIN_DOCUMENTS of two sentences.
 
     Args:
-        documents: of the corpus; no more are looked at than it takes to see that the fraction is enough.
+        parts: hashes and numbers of sentences, [D] each, of the documents of each part.
         fraction: share of the documents to hold out, in (0, 1).
-        seed: as for `split_of`.
+
+    Returns:
+        Documents with a hash below it are held out; at most 2**64 - 1.
     """
-    lowest: list[float] = []
-    for document in documents:
-        if len(document) >= 2:
-            insort(lowest, _place(document, seed))
-            del lowest[MIN_DOCUMENTS:]
-            if len(lowest) == MIN_DOCUMENTS and lowest[-1] < fraction:
-                return fraction
-    return max([fraction, *(math.nextafter(place, 1) for place in lowest)])
+    lowest = np.empty(0, np.uint64)
+    for hashes_D, num_sentences_D in parts:
+        lowest = np.sort(np.concatenate([lowest, hashes_D[num_sentences_D >= 2]]))[:MIN_DOCUMENTS]
+    needed = int(lowest[-1]) + 1 if len(lowest) == MIN_DOCUMENTS else 0
+    return min(max(int(fraction * _LINE), needed), _LINE - 1)
 
 
-def _place(document: list[str], seed: int) -> float:
-    return hash_of(f"{seed}\n" + "\n".join(document)) / 2**64
+def is_heldout(hashes_D: Hashes, bound: int) -> NDArray[np.bool_]:
+    """Which documents are held out, bool [D]."""
+    return hashes_D < np.uint64(bound)
+
+
+def is_in_share(hashes_D: Hashes, share: float) -> NDArray[np.bool_]:
+    """A fair draw of the documents for the vocabulary, independent of who is held out; bool [D]."""
+    return happens(mix(hashes_D ^ _VOCABULARY), share)
+
+
+def num_copies(hashes_D: Hashes, weight: float) -> NDArray[np.int64]:
+    """How often each document is stored for a weight: its whole part, and once more for as many as its fraction says.
+
+    Returns:
+        int64 [D], of mean `weight`.
+    """
+    whole = int(weight)
+    return whole + happens(mix(hashes_D ^ _COPIES), weight - whole).astype(np.int64)

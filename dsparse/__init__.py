@@ -11,19 +11,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dsparse.pattern.block_pattern import BlockPattern
-
 if TYPE_CHECKING:
     from dsparse.engine.engine import SparseEngine
     from dsparse.engine.export import to_dense_state_dict
     from dsparse.engine.initialize import initialize
+    from dsparse.pattern.block_pattern import BlockPattern
 
 __all__ = ["BlockPattern", "SparseEngine", "initialize", "to_dense_state_dict"]
 
 
 def __getattr__(name: str) -> Any:
-    # DeepSpeed takes seconds to import; patterns and data preparation do without it.
-    if name in ("SparseEngine", "initialize", "to_dense_state_dict"):
+    # DeepSpeed and torch take seconds to import, and hundreds of megabytes; data preparation does without them.
+    if name == "BlockPattern":
+        from dsparse.pattern.block_pattern import BlockPattern
+
+        return BlockPattern
+    if name in __all__:
         import dsparse.engine
 
         return getattr(dsparse.engine, name)

@@ -54,7 +54,7 @@ class IndexedWriter:
         """Documents added so far."""
         return len(self._documents) - 1
 
-    def add_document(self, tokens: NDArray[np.integer] | list[int], lengths_S: list[int]) -> None:
+    def add_document(self, tokens: NDArray[np.integer] | list[int], lengths_S: NDArray[np.integer] | list[int]) -> None:
         """Adds the sentences of one document.
 
         Args:
@@ -63,11 +63,12 @@ class IndexedWriter:
         """
         assert self._stream is not None, "IndexedWriter is used as a context manager"
         values = np.asarray(tokens)
-        assert lengths_S and min(lengths_S) > 0 and sum(lengths_S) == len(values)
+        lengths = np.asarray(lengths_S, np.int32)
+        assert len(lengths) and lengths.min() > 0 and lengths.sum(dtype=np.int64) == len(values)
         limits = np.iinfo(self._dtype)
         assert limits.min <= values.min() and values.max() <= limits.max, "tokens do not fit the dtype"
         self._stream.write(values.astype(self._dtype).tobytes())
-        self._lengths.extend(lengths_S)
+        self._lengths.frombytes(lengths.tobytes())
         self._documents.append(len(self._lengths))
         self.num_tokens += len(values)
 

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from data_prep.tokenizer import choose_alphabet, read_tokenizer, train_tokenizer
+from data_prep.text.tokenizer import choose_alphabet, read_tokenizer, train_tokenizer
 from dsparse.data.vocabulary import Vocabulary
 from dsparse.errors import UserError
 from tests.data.store_fixture import stdlib_documents
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TRAIN_AND_HASH = """
 import hashlib, sys
 from collections import Counter
-from data_prep.tokenizer import train_tokenizer
+from data_prep.text.tokenizer import train_tokenizer
 sentences = open(sys.argv[1], encoding="utf-8").read().splitlines()
 trained = train_tokenizer([sentences], characters=Counter("".join(sentences)), vocab_size=700, num_sentences=9)
 print(hashlib.sha256(trained.to_str().encode()).hexdigest())
