@@ -3,8 +3,8 @@
     python data_prep/prepare.py --source installed-docs --vocab-size 8192 --out build/store
     python data_prep/prepare.py --source text:books --source jsonl:wiki.jsonl --out build/store
 
-The store holds train.bin|idx and heldout.bin|idx (Megatron-LM's indexed format), tokenizer.json and manifest.json. It
-appears whole or not at all; running the same command again finds it complete and does nothing.
+The store holds train-00000.bin|idx and heldout-00000.bin|idx (Megatron-LM's indexed format), tokenizer.json and
+manifest.json. It appears whole or not at all; running the same command again finds it complete and does nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from data_prep.split import MIN_DOCUMENTS, heldout_bound, split_of
 from data_prep.staging import holds_only_a_store, staged
 from data_prep.tokenizer import MIN_VOCAB_SIZE, read_tokenizer, train_tokenizer
 from data_prep.write import file_records, write_splits
-from dsparse.data.manifest import MANIFEST, TOKENIZER, Manifest, SplitCounts
+from dsparse.data.manifest import MANIFEST, TOKENIZER, Manifest, SplitCounts, shard_name
 from dsparse.data.store import TokenStore
 from dsparse.data.vocabulary import Vocabulary
 from dsparse.errors import UserError, exit_on_user_error
@@ -83,7 +83,7 @@ def prepare(request: Request) -> None:
     t0_s = time.monotonic()
     with staged(request.out) as store:
         splits, vocabulary = _make(request, sources, store)
-        _write_manifest(store, splits, vocabulary, request.sources, recorded)
+        _write_manifest(store, splits, vocabulary, recorded)
     train, heldout = splits["train"], splits["heldout"]
     print(
         f"{request.out}: {train.num_documents:,} documents of {train.num_sentences:,} sentences and "
@@ -135,7 +135,7 @@ def _make(request: Request, sources: list[Source], store: Path) -> tuple[dict[st
 def _require_pairs(store: Path, splits: dict[str, SplitCounts], request: Request) -> None:
     """Raises UserError unless each split has a pair of sentences and another document."""
     for split, counts in splits.items():
-        longest = max(np.diff(TokenStore(store / split).documents), default=0)
+        longest = max(np.diff(TokenStore(store / shard_name(split, 0)).documents), default=0)
         if counts.num_documents < MIN_DOCUMENTS or longest < 2:
             raise UserError(
                 f"Expected at least {MIN_DOCUMENTS} documents, one of them of two sentences, in the {split} split. "
@@ -148,7 +148,6 @@ def _write_manifest(
     store: Path,
     splits: dict[str, SplitCounts],
     vocabulary: Vocabulary,
-    sources: list[str],
     recorded: dict[str, Any],
 ) -> None:
     Manifest(
@@ -156,9 +155,9 @@ def _write_manifest(
         tokenizer_sha256=vocabulary.sha256,
         special_ids=vocabulary.special_ids,
         splits=splits,
+        shards={split: [shard_name(split, 0)] for split in splits},
         files=file_records(store),
-        sources=sources,
-        arguments=recorded,
+        recipe=recorded,
     ).write(store)
 
 
@@ -166,6 +165,7 @@ def _recorded_arguments(request: Request, sizes: list[dict[str, int] | None]) ->
     """What decides the store's content, for the manifest."""
     tokenizer_sha256 = None if request.tokenizer is None else Vocabulary.read(request.tokenizer).sha256
     return {
+        "sources": request.sources,
         "source_sizes": sizes,
         "vocab_size": None if request.tokenizer else request.vocab_size,
         "tokenizer_sha256": tokenizer_sha256,
@@ -188,8 +188,8 @@ def _is_there(request: Request, recorded: dict[str, Any]) -> bool:
     if not (out / MANIFEST).is_file():
         raise UserError(f"Expected --out to be new or complete. Got {out} without {MANIFEST}; --overwrite replaces it.")
     manifest = Manifest.read(out)
-    was, now = ({"sources": s, **a} for s, a in ((manifest.sources, manifest.arguments), (request.sources, recorded)))
-    changed = [f"{key} was {was.get(key)}, now {now[key]}" for key in now if was.get(key) != now[key]]
+    was = manifest.recipe
+    changed = [f"{key} was {was.get(key)}, now {recorded[key]}" for key in recorded if was.get(key) != recorded[key]]
     if changed:
         raise UserError(
             f"Expected the arguments that made {out}. Got others: {'; '.join(changed)}; --overwrite makes it anew."

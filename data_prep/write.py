@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from data_prep.corpus import read_corpus
 from data_prep.progress import progress
-from dsparse.data.manifest import SPLITS, TOKENIZER, SplitCounts
+from dsparse.data.manifest import SHARD_SUFFIXES, SPLITS, TOKENIZER, SplitCounts, shard_name
 from dsparse.data.store import smallest_dtype
 from dsparse.data.writer import IndexedWriter
 from dsparse.files import FileRecord
@@ -35,18 +35,24 @@ def write_splits(
     dtype = smallest_dtype(tokenizer.get_vocab_size(with_added_tokens=True))
     with ExitStack() as stack:
         advance = stack.enter_context(progress("writing tokens", num_documents))
-        writers = {split: stack.enter_context(IndexedWriter(store / split, dtype)) for split in SPLITS}
+        writers = {split: stack.enter_context(IndexedWriter(store / shard_name(split, 0), dtype)) for split in SPLITS}
+        num_bytes = dict.fromkeys(SPLITS, 0)
         for documents in _batches(read_corpus(corpus)):
             sentences = list(itertools.chain.from_iterable(documents))
             encoded = iter(tokenizer.encode_batch_fast(sentences, add_special_tokens=False))
             for document in documents:
                 ids = [one.ids for one in itertools.islice(encoded, len(document)) if one.ids]
                 if ids:
-                    writers[split_of(document)].add_document(np.concatenate(ids), [len(one) for one in ids])
+                    split = split_of(document)
+                    writers[split].add_document(np.concatenate(ids), [len(one) for one in ids])
+                    num_bytes[split] += sum(len(sentence.encode()) for sentence in document)
             advance(len(documents))
     return {
         split: SplitCounts(
-            num_documents=writer.num_documents, num_sentences=writer.num_sentences, num_tokens=writer.num_tokens
+            num_documents=writer.num_documents,
+            num_sentences=writer.num_sentences,
+            num_tokens=writer.num_tokens,
+            num_bytes=num_bytes[split],
         )
         for split, writer in writers.items()
     }
@@ -54,7 +60,7 @@ def write_splits(
 
 def file_records(store: Path) -> dict[str, FileRecord]:
     """Size and hash of every file of a store but its manifest."""
-    names = [TOKENIZER, *(f"{split}{suffix}" for split in SPLITS for suffix in (".bin", ".idx"))]
+    names = [TOKENIZER, *(f"{shard_name(split, 0)}{suffix}" for split in SPLITS for suffix in SHARD_SUFFIXES)]
     return {name: FileRecord.of(store / name) for name in names}
 
 
