@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,14 +18,13 @@ from dsparse.data.manifest import MANIFEST, SPLITS, TOKENIZER
 from dsparse.errors import UserError
 from dsparse.files import flush_to_disk
 
-_STORE_FILES = frozenset(
-    {MANIFEST, TOKENIZER, *(f"{split}{suffix}" for split in SPLITS for suffix in (".bin", ".idx"))}
-)
+# Also the unnumbered pairs of older stores, which are replaced like any other.
+_STORE_FILE = re.compile(rf"{MANIFEST}|{TOKENIZER}|({'|'.join(SPLITS)})(-\d+)?\.(bin|idx)")
 
 
 def holds_only_a_store(folder: Path) -> bool:
     """Whether nothing would be lost but a token store if the folder were replaced; true of an empty one."""
-    return folder.is_dir() and {path.name for path in folder.iterdir()} <= _STORE_FILES
+    return folder.is_dir() and all(_STORE_FILE.fullmatch(path.name) for path in folder.iterdir())
 
 
 @contextmanager

@@ -10,12 +10,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 # A script's own folder is on the path, not the checkout it belongs to.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dsparse.data.manifest import Manifest, SplitCounts
+from dsparse.data.manifest import Manifest
+from dsparse.data.shards import ShardedStore
 from dsparse.data.store import TokenStore
 from dsparse.errors import UserError, exit_on_user_error
 from dsparse.files import FileRecord
@@ -51,10 +53,14 @@ def verify(store: Path) -> Manifest:
     if vocabulary.size != manifest.vocab_size or vocabulary.special_ids != manifest.special_ids:
         problems.append("manifest.json does not describe tokenizer.json")
     for split, counts in manifest.splits.items():
-        tokens = TokenStore(store / split)
-        problems += tokens.problems(manifest.vocab_size)
-        found = SplitCounts(
-            num_documents=tokens.num_documents, num_sentences=tokens.num_sentences, num_tokens=tokens.num_tokens
+        for prefix in manifest.prefixes(store, split):
+            problems += TokenStore(prefix).problems(manifest.vocab_size)
+        tokens = ShardedStore(manifest.prefixes(store, split))
+        found = replace(
+            counts,
+            num_documents=tokens.num_documents,
+            num_sentences=tokens.num_sentences,
+            num_tokens=tokens.num_tokens,
         )
         if found != counts:
             problems.append(f"{store / split} holds {found}, manifest.json says {counts}")

@@ -22,6 +22,8 @@ GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIER_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MULTIPLIER_2 = np.uint64(0x94D049BB133111EB)
 _SHIFTS = tuple(np.uint64(bits) for bits in (30, 27, 31))
+_HALF, _LOWER_HALF = np.uint64(32), np.uint64(2**32 - 1)
+_MOST_OF_HALF_A_DRAW = np.uint64(2**20)
 
 
 def stream_key(seed: int, epoch: int, purpose: str) -> int:
@@ -68,13 +70,24 @@ def below(draws_N: Draws, limits: NDArray[np.integer] | int) -> NDArray[np.int64
 
     Args:
         draws_N: from `draws`.
-        limits: 1 <= limit < 2**32, one for all or one for each.
+        limits: 1 <= limit < 2**63, one for all or one for each.
 
     Returns:
-        int64 [N]. Uniform but for a bias below limit / 2**32.
+        int64 [N]. Uniform but for a bias below 2**-12: up to a limit of 2**20 the upper half of a draw decides, beyond
+        it all of its bits.
     """
-    scaled = (draws_N >> np.uint64(32)) * np.asarray(limits).astype(np.uint64)
-    return (scaled >> np.uint64(32)).astype(np.int64)
+    limits_N = np.asarray(limits).astype(np.uint64)
+    is_wide_N = limits_N > _MOST_OF_HALF_A_DRAW
+    upper_N = draws_N >> _HALF
+    if not is_wide_N.any():
+        return (upper_N * limits_N >> _HALF).astype(np.int64)
+    # The upper 64 of the 128 bits of draw * limit. Where the limit is small the draw's lower half is left out, as it
+    # is above: what comes of a draw does not depend on the limits of others.
+    lower_N = np.where(is_wide_N, draws_N & _LOWER_HALF, np.uint64(0))
+    limit_upper_N, limit_lower_N = limits_N >> _HALF, limits_N & _LOWER_HALF
+    middle_N = upper_N * limit_lower_N + (lower_N * limit_lower_N >> _HALF)
+    other_N = (middle_N & _LOWER_HALF) + lower_N * limit_upper_N
+    return (upper_N * limit_upper_N + (middle_N >> _HALF) + (other_N >> _HALF)).astype(np.int64)
 
 
 def happens(draws_N: Draws, probability: float) -> NDArray[np.bool_]:

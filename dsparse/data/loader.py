@@ -26,10 +26,11 @@ from torch.utils.data import DataLoader, Dataset
 from dsparse.data.draw import Draws, draws, stream_key
 from dsparse.data.manifest import Manifest, how_to_make
 from dsparse.data.masking import mask_tokens
-from dsparse.data.pairs import NUM_SPECIAL, cut_windows, make_pairs
+from dsparse.data.pairs import NUM_SPECIAL, make_pairs
 from dsparse.data.sampler import locate
-from dsparse.data.store import TokenStore
+from dsparse.data.shards import ShardedStore
 from dsparse.data.vocabulary import Vocabulary
+from dsparse.data.windows import Windows
 from dsparse.data.workers import live_and_die_with_the_rank
 from dsparse.errors import UserError
 
@@ -103,8 +104,8 @@ class PretrainingData:
         self._mask_tokens = partial(
             mask_tokens, vocabulary=self.vocabulary, probability=mask_probability, whole_word=whole_word
         )
-        self._store = TokenStore(self.store_dir / split)
-        self._windows = cut_windows(self._store, seq_length - NUM_SPECIAL)
+        self._store = ShardedStore(self.manifest.prefixes(self.store_dir, split))
+        self._windows = Windows(self._store, seq_length - NUM_SPECIAL)
         if self._store.num_documents < 2 or not len(self._windows):
             raise UserError(
                 f"Expected at least two documents, one of them of two sentences, in {self.store_dir / split}. Got "

@@ -1,11 +1,12 @@
 """`manifest.json`: what a token store holds, by which tokenizer, and the hash of every byte. It is written last.
 
-A folder without a manifest is not a store, so a store is complete or is none. Opening compares sizes and the
-tokenizer's hash, which is cheap; data_prep/verify.py compares every byte.
+A folder without a manifest is not a store, so a store is complete or is none. Opening compares sizes, the tokenizer's
+hash and the manifest's own, which is cheap; data_prep/verify.py compares every byte.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 from dataclasses import asdict, dataclass, field
@@ -16,10 +17,14 @@ from dsparse.data.vocabulary import Vocabulary
 from dsparse.errors import UserError
 from dsparse.files import FileRecord, leaving, write_whole
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 SPLITS = ("train", "heldout")
+SHARD_SUFFIXES = (".bin", ".idx")
+
+_DIGEST = "manifest_sha256"
+_REMAKE = "make the store again with data_prep/prepare.py --overwrite"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +35,24 @@ class SplitCounts:
     num_sentences: int
     num_tokens: int
     """Word pieces."""
+    num_bytes: int
+    """Of the sentences in UTF-8, without what separates them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceCounts:
+    """What one source has given to the store, both splits together."""
+
+    label: str
+    weight: float
+    """How often the source was taken, 1 being once."""
+    num_documents: int
+    num_sentences: int
+    num_tokens: int
+    num_bytes: int
+    """As in `SplitCounts`."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Documents left out, by the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +63,16 @@ class Manifest:
     tokenizer_sha256: str
     special_ids: dict[str, int]
     splits: dict[str, SplitCounts]
+    shards: dict[str, list[str]]
+    """The `.bin`/`.idx` pairs of each split in order, by name within the store without suffix."""
     files: dict[str, FileRecord]
     """By name within the store."""
-    sources: list[str] = field(default_factory=list)
-    """Where the text came from, as it was given."""
-    arguments: dict[str, Any] = field(default_factory=dict)
-    """Everything that decides the store's content, plain JSON; the same arguments make the same store."""
+    sources: list[SourceCounts] = field(default_factory=list)
+    """Where the text came from."""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """Everything that decides the store's content, plain JSON; the same recipe makes the same store."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of this project and of the libraries that made the store."""
 
     @classmethod
     def read(cls, store: Path) -> Manifest:
@@ -64,33 +91,58 @@ class Manifest:
                 f"Expected a token store at {store}. Got a folder without {MANIFEST}, so it is none or was never "
                 f"finished; {how_to_make(store)}."
             )
+        raw = path.read_bytes()
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(raw)
             version = content.pop("format_version")
             if version != FORMAT_VERSION:
                 raise UserError(
-                    f"Expected {path} of format version {FORMAT_VERSION}. Got version {version}; "
-                    "make the store again with data_prep/prepare.py --overwrite."
+                    f"Expected {path} of format version {FORMAT_VERSION}. Got version {version}; {_REMAKE}."
                 )
+            digest = content.pop(_DIGEST)
             content["splits"] = {name: SplitCounts(**counts) for name, counts in content["splits"].items()}
+            content["sources"] = [SourceCounts(**counts) for counts in content["sources"]]
             content["files"] = {name: FileRecord(**record) for name, record in content["files"].items()}
             manifest = cls(**content)
+            is_as_written = manifest.to_text().encode() == raw
         except UserError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"Expected {path} to be a token store's manifest. Got something else ({error!r}); "
-                "make the store again with data_prep/prepare.py --overwrite."
+                f"Expected {path} to be a token store's manifest. Got something else ({error!r}); {_REMAKE}."
             ) from None
-        outside = leaving(manifest.files)
-        if outside:
-            raise UserError(f"Expected names of files inside the store in {path}. Got {outside[0]!r}: do not use it.")
+        if not is_as_written:
+            raise UserError(
+                f"Expected {path} as it was written, sha256 of its content {str(digest)[:16]}…. Got another content: "
+                f"it was altered; {_REMAKE}."
+            )
+        manifest._require_shards(path)
         return manifest
 
     def write(self, store: Path) -> None:
         """Writes `manifest.json` atomically. Call it when every other file is in place."""
-        content = {"format_version": FORMAT_VERSION, **asdict(self)}
-        write_whole(store / MANIFEST, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_whole(store / MANIFEST, self.to_text())
+
+    def to_text(self) -> str:
+        """The content of `manifest.json`, its digest included."""
+        return with_digest({"format_version": FORMAT_VERSION, **asdict(self)})
+
+    def prefixes(self, store: Path, split: str) -> list[Path]:
+        """Paths of the shards of a split without suffix, in order."""
+        return [store / name for name in self.shards[split]]
+
+    def _require_shards(self, path: Path) -> None:
+        """Raises UserError where shards are not among the files, or files are not inside the store."""
+        outside = leaving(self.files)
+        if outside:
+            raise UserError(f"Expected names of files inside the store in {path}. Got {outside[0]!r}: do not use it.")
+        if set(self.shards) != set(self.splits) or not all(self.shards.values()):
+            raise UserError(f"Expected {path} to name shards of each split. Got {self.shards}; {_REMAKE}.")
+        listed = [f"{name}{suffix}" for names in self.shards.values() for name in names for suffix in SHARD_SUFFIXES]
+        unknown = sorted({*listed} ^ {name for name in self.files if name.endswith(SHARD_SUFFIXES)})
+        if unknown or len({*listed}) < len(listed):
+            which = unknown[0] if unknown else "one that is listed twice"
+            raise UserError(f"Expected the shards in {path} to be its .bin and .idx files. Got {which}; {_REMAKE}.")
 
     def check(self, store: Path) -> Vocabulary:
         """Compares sizes of all files and the tokenizer's hash with what was written.
@@ -135,3 +187,19 @@ def how_to_make(store: Path) -> str:
     """The command that makes a store, for error messages."""
     out = shlex.quote(str(store))
     return f"make it with: python data_prep/prepare.py --source installed-docs --vocab-size 8192 --out {out}"
+
+
+def shard_name(split: str, number: int) -> str:
+    """The name of a shard without suffix, `train-00000` the first."""
+    return f"{split}-{number:05d}"
+
+
+def with_digest(content: dict[str, Any]) -> str:
+    """JSON of a manifest's content with the sha256 over all of it at the end: any other byte is found.
+
+    Args:
+        content: plain JSON, without digest.
+    """
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    digest = hashlib.sha256(canonical.encode()).hexdigest()
+    return json.dumps({**content, _DIGEST: digest}, indent=2, ensure_ascii=False) + "\n"

@@ -1,32 +1,33 @@
 """Pairs of segments for next-sentence prediction (Devlin et al. 2018, https://arxiv.org/abs/1810.04805, appendix A.2).
 
-A *window* is a run of consecutive sentences of one document that fills a sequence: sentences are taken until they have
-`seq_length - 3` tokens. Every document is cut into windows once, so an epoch has a fixed number of samples, one for
-each window. A sample cuts its window at a random sentence. Segment A is what comes before; segment B is what comes
-after or, by a coin, text from a random place of another document. The pair is then cut to length and laid out as
-[CLS] A [SEP] B [SEP].
+A *window* is a run of consecutive sentences of one document that fills a sequence, or a little more; where windows lie
+is said in `dsparse.data.windows`. An epoch has a fixed number of samples, one for each window. A sample cuts its window
+at a random sentence. Segment A is what comes before; segment B is what comes after or, by a coin, text from a random
+place of another document. The pair is then cut to length and laid out as [CLS] A [SEP] B [SEP].
 
 As in BERT, a tenth of the samples is shorter on purpose, so that early positions are not all that a model knows.
 
-Differs: BERT puts the sentences that a random B has displaced back into its queue, which makes the number of samples a
-matter of chance; here they come up in other epochs, when the coin falls the other way. BERT flips a coin for each token
-too many, to take it from the front or the end of its segment; here the number taken from the front is uniform, so that
-all parts of a very long sentence are seen. Documents of one sentence have no window and serve as B alone.
+Differs: BERT fills each sequence of a document in turn and leaves the rest to its last one; here a document's windows
+are equally long, as far as its sentences allow. BERT puts the sentences that a random B has displaced back into its
+queue, which makes the number of samples a matter of chance; here they come up in other epochs, when the coin falls the
+other way. BERT flips a coin for each token too many, to take it from the front or the end of its segment; here the
+number taken from the front is uniform, so that all parts of a very long sentence are seen. Documents of one sentence
+have no window and serve as B alone.
 
-Shapes: B samples, T tokens in a sequence, W windows, N sentences of the store, K sentences looked at.
+Shapes: B samples, T tokens in a sequence, K sentences looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dsparse.data.draw import Draws, below, draws, happens
-from dsparse.data.store import CHUNK, TokenStore
+from dsparse.data.shards import ShardedStore
 from dsparse.data.vocabulary import Vocabulary
+from dsparse.data.windows import Windows
 
 NUM_SPECIAL = 3
 """[CLS], [SEP] and [SEP]."""
@@ -35,17 +36,6 @@ SHORT_PROBABILITY = 0.1
 
 # What each draw of a sample decides.
 _IS_RANDOM, _SPLIT, _IS_SHORT, _LENGTH, _ELSEWHERE, _CUT_A, _CUT_B = range(7)
-
-
-@dataclass(frozen=True, eq=False)
-class Windows:
-    """Window w is sentences first_W[w] … past_W[w] − 1: at least two, all of one document."""
-
-    first_W: NDArray[np.int64]
-    past_W: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.first_W)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,23 +54,8 @@ class Pairs:
     """Whether B comes from another document."""
 
 
-def cut_windows(store: TokenStore, max_tokens: int) -> Windows:
-    """Cuts every document into windows.
-
-    A sentence that would remain alone at the end of its document joins the window before it. Time and memory are
-    proportional to the number of windows; sentences are looked at a million at a time.
-
-    Args:
-        store: the split.
-        max_tokens: tokens that fill a window, `seq_length - NUM_SPECIAL`.
-    """
-    parts = [_windows_of_group(store, bounds, max_tokens) for bounds in _groups_of_documents(store)]
-    first_W, past_W = np.concatenate([np.empty((2, 0), np.int64), *parts], axis=1)
-    return Windows(first_W, past_W)
-
-
 def make_pairs(
-    store: TokenStore,
+    store: ShardedStore,
     windows: Windows,
     numbers_B: NDArray[np.int64],
     *,
@@ -92,7 +67,7 @@ def make_pairs(
 
     Args:
         store: the split; it has at least two documents.
-        windows: from `cut_windows`.
+        windows: of the split, with room for `seq_length - NUM_SPECIAL` tokens.
         numbers_B: which windows, int64.
         keys_B: a key for each sample, from `dsparse.data.draw.draws`.
         seq_length: T.
@@ -100,7 +75,7 @@ def make_pairs(
     """
     max_tokens = seq_length - NUM_SPECIAL
     draw = {what: draws(keys_B, what) for what in range(_CUT_B + 1)}
-    first_B, past_B = windows.first_W[numbers_B], windows.past_W[numbers_B]
+    document_B, first_B, past_B = windows.find(numbers_B)
 
     short_B = 2 + below(draw[_LENGTH], max_tokens - 1)
     is_short_B = happens(draw[_IS_SHORT], SHORT_PROBABILITY)
@@ -112,7 +87,7 @@ def make_pairs(
     split_B = first_B + 1 + below(draw[_SPLIT], past_B - first_B - 1)
     a_begin_B, a_end_B = store.token_offsets(np.stack([first_B, split_B]))
     is_random_B = happens(draw[_IS_RANDOM], 0.5)
-    elsewhere_B, document_end_B = _sentence_of_another_document(store, first_B, draw[_ELSEWHERE])
+    elsewhere_B, document_end_B = _sentence_of_another_document(store, document_B, draw[_ELSEWHERE])
     needed_B = np.maximum(tokens_B - (a_end_B - a_begin_B), 1)
     elsewhere_past_B = _first_past(store, elsewhere_B, document_end_B, needed_B)
     b_begin_B, b_end_B = store.token_offsets(
@@ -143,37 +118,8 @@ def shares(
     return kept_a_B, np.minimum(num_b_B, max_tokens_B - kept_a_B)
 
 
-def _groups_of_documents(store: TokenStore) -> Iterator[NDArray[np.int64]]:
-    """Document bounds, group by group of about CHUNK sentences or one document that is longer."""
-    begin = 0
-    while begin < store.num_documents:
-        end = int(np.searchsorted(store.documents, store.documents[begin] + CHUNK, side="right")) - 1
-        end = max(end, begin + 1)
-        yield store.documents[begin : end + 1]
-        begin = end
-
-
-def _windows_of_group(store: TokenStore, bounds: NDArray[np.int64], max_tokens: int) -> NDArray[np.int64]:
-    """First and past sentence of the windows of consecutive documents, int64 [2, W] in the order of the store."""
-    sentences = np.arange(bounds[0], bounds[-1] + 1)
-    offsets = store.token_offsets(sentences)
-    begins, sizes = bounds - bounds[0], np.diff(bounds)
-    document_end = np.repeat(begins[1:], sizes)
-    # Where a window that begins at each sentence would end; then the windows are found by following these pointers, all
-    # documents abreast.
-    past = np.searchsorted(offsets, offsets[:-1] + max_tokens)
-    past = np.maximum(past, np.arange(2, len(past) + 2))
-    past = np.where(document_end - past < 2, document_end, past)
-    firsts, first = [], begins[:-1][sizes >= 2]
-    while len(first):
-        firsts.append(first)
-        first = past[first][past[first] < document_end[first]]
-    first = np.sort(np.concatenate([*firsts, np.empty(0, np.int64)]))
-    return np.stack([first, past[first]]) + bounds[0]
-
-
 def _first_past(
-    store: TokenStore, first_B: NDArray[np.int64], past_B: NDArray[np.int64], tokens_B: NDArray[np.int64]
+    store: ShardedStore, first_B: NDArray[np.int64], past_B: NDArray[np.int64], tokens_B: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """The end of the fewest sentences from `first_B` on that have `tokens_B` tokens, at most `past_B`; int64 [B]."""
     begin_B = store.token_offsets(first_B)
@@ -188,18 +134,18 @@ def _first_past(
 
 
 def _sentence_of_another_document(
-    store: TokenStore, sentences_B: NDArray[np.int64], draws_B: Draws
+    store: ShardedStore, documents_B: NDArray[np.int64], draws_B: Draws
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """A sentence uniform over all documents but that of the given one, and the end of its document; int64 [B] each."""
-    own_B = np.searchsorted(store.documents, sentences_B, side="right")
-    own_begin_B, own_size_B = store.documents[own_B - 1], store.documents[own_B] - store.documents[own_B - 1]
+    """A sentence uniform over all documents but the given one, and the end of its document; int64 [B] each."""
+    own_begin_B, own_end_B = store.document_bounds(np.stack([documents_B, documents_B + 1]))
+    own_size_B = own_end_B - own_begin_B
     other_B = below(draws_B, store.num_sentences - own_size_B)
     other_B += np.where(other_B >= own_begin_B, own_size_B, 0)
-    return other_B, store.documents[np.searchsorted(store.documents, other_B, side="right")]
+    return other_B, store.document_bounds(store.documents_of(other_B) + 1)
 
 
 def _lay_out(
-    store: TokenStore,
+    store: ShardedStore,
     *,
     segments: tuple[NDArray[np.int64], ...],
     is_random_B: NDArray[np.bool_],
@@ -214,7 +160,7 @@ def _lay_out(
     is_text = is_a | is_b
     source = np.where(is_a, a_begin + places - 1, b_begin + places - b_first)
     ids = np.full(is_text.shape, special_ids["sep"], np.int64)
-    ids[is_text] = store.tokens[source[is_text]]
+    ids[is_text] = store.tokens_at(source[is_text])
     ids[:, 0] = special_ids["cls"]
     is_used = places < end
     ids[~is_used] = special_ids["pad"]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dsparse.data.loader import LoaderState, MicroBatches, PretrainingData
 from dsparse.errors import UserError
-from tests.data.small import random_documents, write_store, write_tokenizer
+from tests.data.small import random_documents, rewrite_manifest, write_store, write_tokenizer
 from tests.data.store_fixture import make_small_store
 
 Batch = dict[str, Tensor]
@@ -180,18 +180,34 @@ def test_megatron_tokens_of_four_bytes_make_the_same_batches(tmp_path: Path) -> 
     documents = {"train": random_documents(1, 20), "heldout": random_documents(2, 4)}
     narrow = PretrainingData(write_store(tmp_path / "a", documents), seq_length=32)
     wide_dir = write_store(tmp_path / "b", documents)
-    tokens = np.fromfile(wide_dir / "train.bin", "<u2").astype("<i4")
-    index = bytearray((wide_dir / "train.idx").read_bytes())
+    tokens = np.fromfile(wide_dir / "train-00000.bin", "<u2").astype("<i4")
+    index = bytearray((wide_dir / "train-00000.idx").read_bytes())
     num = int.from_bytes(index[18:26], "little")
     index[17] = 4
     index[34 + 4 * num : 34 + 12 * num] = (np.frombuffer(index, "<i8", num, 34 + 4 * num) * 2).tobytes()
-    (wide_dir / "train.bin").write_bytes(tokens.tobytes())
-    (wide_dir / "train.idx").write_bytes(index)
-    content = json.loads((wide_dir / "manifest.json").read_text())
-    content["files"]["train.bin"]["num_bytes"] *= 2
-    (wide_dir / "manifest.json").write_text(json.dumps(content))
+    (wide_dir / "train-00000.bin").write_bytes(tokens.tobytes())
+    (wide_dir / "train-00000.idx").write_bytes(index)
+    num_bytes = tokens.nbytes
+    rewrite_manifest(wide_dir, lambda content: content["files"]["train-00000.bin"].update(num_bytes=num_bytes))
     wide = PretrainingData(wide_dir, seq_length=32)
     assert rows(take(wide, 1)[0][0]) == rows(take(narrow, 1)[0][0])
+
+
+def test_shards_make_no_difference(tmp_path: Path) -> None:
+    documents = {"train": random_documents(1, 90), "heldout": random_documents(2, 9)}
+    sizes = {"train": [1, 40, 0, 2, 30, 16, 1], "heldout": [4, 5]}
+    one, seven = (
+        write_store(tmp_path / name, documents, shard_sizes=shards) for name, shards in (("a", None), ("b", sizes))
+    )
+    assert len(list(seven.glob("train-*.bin"))) == 7
+    for split in ("train", "heldout"):
+        whole, parts = (PretrainingData(store, split=split, seq_length=32) for store in (one, seven))
+        n = whole.num_samples_per_epoch
+        assert parts.num_samples_per_epoch == n
+        expected, found = (data.batch(np.arange(2 * n)) for data in (whole, parts))
+        assert all(np.array_equal(found[name], expected[name]) for name in NAMES)
+    assert rows(take(pickle.loads(pickle.dumps(parts)), 1)[0][0]) == rows(take(whole, 1)[0][0])
+    assert rows(take(parts, 1, num_workers=1)[0][0]) == rows(take(whole, 1)[0][0])
 
 
 def test_another_tokenizer_is_refused(store: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Windows and pairs against slow, obvious versions, and the properties a pair must have."""
+"""The properties a pair must have."""
 
 from __future__ import annotations
 
@@ -9,58 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsparse.data import pairs as pairs_module
 from dsparse.data.draw import draws
-from dsparse.data.pairs import Pairs, Windows, cut_windows, make_pairs, shares
-from dsparse.data.store import TokenStore
+from dsparse.data.pairs import Pairs, make_pairs, shares
+from dsparse.data.shards import ShardedStore
 from dsparse.data.vocabulary import Vocabulary
-from tests.data.small import random_documents, write_tokenizer, write_tokens
-
-DOCUMENTS = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=9), min_size=1, max_size=6)
-"""Numbers of tokens by document and sentence."""
+from dsparse.data.windows import Windows
+from tests.data.small import random_documents, write_shards, write_tokenizer
 
 PAD, CLS, SEP = 0, 2, 3
-
-
-def windows_by_hand(store: TokenStore, max_tokens: int) -> list[tuple[int, int]]:
-    """Sentence by sentence, as one would explain it."""
-    found = []
-    for begin, end in zip(store.documents[:-1].tolist(), store.documents[1:].tolist(), strict=True):
-        first = begin
-        while end - first >= 2:
-            past, num_tokens = first, 0
-            while past < end and (num_tokens < max_tokens or past - first < 2):
-                num_tokens += int(store.lengths_N[past])
-                past += 1
-            if end - past == 1:
-                past = end
-            found.append((first, past))
-            first = past
-    return found
-
-
-def store_of_lengths(folder: Path, lengths: list[list[int]]) -> TokenStore:
-    return write_tokens(folder / "train", [[[7] * length for length in document] for document in lengths])
-
-
-@given(lengths=DOCUMENTS, max_tokens=st.integers(1, 30), chunk=st.sampled_from([1, 3, 10, 1 << 20]))
-def test_windows(
-    tmp_path_factory: pytest.TempPathFactory, lengths: list[list[int]], max_tokens: int, chunk: int
-) -> None:
-    store = store_of_lengths(tmp_path_factory.mktemp("windows"), lengths)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pairs_module, "CHUNK", chunk)
-        windows = cut_windows(store, max_tokens)
-    assert list(zip(windows.first_W.tolist(), windows.past_W.tolist(), strict=True)) == windows_by_hand(
-        store, max_tokens
-    )
-
-
-def test_windows_of_a_document(tmp_path: Path) -> None:
-    # 4 + 4 reach 8; 9 + 1, because two are needed; 3 + 3 + 3, for the last would be alone. One sentence has none.
-    store = store_of_lengths(tmp_path, [[4, 4, 9, 1, 5, 3, 3], [50]])
-    windows = cut_windows(store, 8)
-    assert (windows.first_W.tolist(), windows.past_W.tolist()) == ([0, 2, 4], [2, 4, 7])
 
 
 @given(a=st.integers(1, 300), b=st.integers(1, 300), room=st.integers(2, 200))
@@ -81,24 +37,29 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
+def store(tmp_path_factory: pytest.TempPathFactory) -> ShardedStore:
     """Every token of the store is another one, so that a pair says where it comes from."""
     documents, next_id = random_documents(3, 60), 100
     for document in documents:
         for sentence in document:
             sentence[:] = range(next_id, next_id + len(sentence))
             next_id += len(sentence)
-    return write_tokens(tmp_path_factory.mktemp("pairs") / "train", documents, vocab_size=60_000)
+    return write_shards(tmp_path_factory.mktemp("pairs"), documents, vocab_size=60_000)
 
 
 def some_pairs(
-    store: TokenStore, vocabulary: Vocabulary, *, seq_length: int = 32, key: int = 1, num: int = 4000
+    store: ShardedStore, vocabulary: Vocabulary, *, seq_length: int = 32, key: int = 1, num: int = 4000
 ) -> tuple[Pairs, Windows, np.ndarray]:
-    windows = cut_windows(store, seq_length - 3)
+    windows = Windows(store, seq_length - 3)
     numbers = np.arange(num) % len(windows)
     keys = draws(key, np.arange(num))
     made = make_pairs(store, windows, numbers, keys_B=keys, seq_length=seq_length, vocabulary=vocabulary)
     return made, windows, numbers
+
+
+def bounds_of(windows: Windows) -> np.ndarray:
+    """First and past sentence of every window, [2, W]."""
+    return np.stack(windows.find(np.arange(len(windows)))[1:])
 
 
 def segments(pairs: Pairs, row: int) -> tuple[list[int], list[int]]:
@@ -115,15 +76,17 @@ def segments(pairs: Pairs, row: int) -> tuple[list[int], list[int]]:
     return used[1:middle], used[middle + 1 : -1]
 
 
-def test_where_pairs_come_from(store: TokenStore, vocabulary: Vocabulary) -> None:
+def test_where_pairs_come_from(store: ShardedStore, vocabulary: Vocabulary) -> None:
     made, windows, numbers = some_pairs(store, vocabulary)
     document_of_token = np.repeat(
-        np.arange(store.num_documents), np.diff(store.token_offsets(store.documents.astype(np.int64)))
+        np.arange(store.num_documents),
+        np.diff(store.token_offsets(store.document_bounds(np.arange(store.num_documents + 1)))),
     )
     assert made.is_random_B.any() and not made.is_random_B.all()
+    bounds = bounds_of(windows)
     for row, number in enumerate(numbers):
         a, b = segments(made, row)
-        begin, end = store.token_offsets(np.asarray([windows.first_W[number], windows.past_W[number]])) + 100
+        begin, end = store.token_offsets(bounds[:, number]) + 100
         assert a and b
         assert a == list(range(a[0], a[0] + len(a))) and b == list(range(b[0], b[0] + len(b)))
         assert begin <= a[0] and a[-1] < end
@@ -135,12 +98,12 @@ def test_where_pairs_come_from(store: TokenStore, vocabulary: Vocabulary) -> Non
             assert a[-1] < b[0] and b[-1] < end
 
 
-def test_half_of_the_pairs_are_random(store: TokenStore, vocabulary: Vocabulary) -> None:
+def test_half_of_the_pairs_are_random(store: ShardedStore, vocabulary: Vocabulary) -> None:
     made, _, _ = some_pairs(store, vocabulary, num=20_000)
     assert abs(made.is_random_B.mean() - 0.5) < 0.0125  # 3.5 standard deviations
 
 
-def test_a_random_segment_is_drawn_from_all_other_sentences(store: TokenStore, vocabulary: Vocabulary) -> None:
+def test_a_random_segment_is_drawn_from_all_other_sentences(store: ShardedStore, vocabulary: Vocabulary) -> None:
     made, _, _ = some_pairs(store, vocabulary, num=20_000)
     rows = np.flatnonzero(made.is_random_B)
     first_of_b = [segments(made, row)[1][0] - 100 for row in rows]
@@ -149,9 +112,9 @@ def test_a_random_segment_is_drawn_from_all_other_sentences(store: TokenStore, v
     assert (hit > 0).mean() > 0.99
 
 
-def test_sequences_are_full_but_for_the_short_ones(store: TokenStore, vocabulary: Vocabulary) -> None:
+def test_sequences_are_full_but_for_the_short_ones(store: ShardedStore, vocabulary: Vocabulary) -> None:
     made, windows, numbers = some_pairs(store, vocabulary, num=20_000)
-    offsets = store.token_offsets(np.stack([windows.first_W, windows.past_W]))
+    offsets = store.token_offsets(bounds_of(windows))
     is_long_window = (offsets[1] - offsets[0] >= 29)[numbers]
     num_tokens = made.is_used_BT.sum(axis=1)
     follows = is_long_window & ~made.is_random_B
@@ -162,14 +125,14 @@ def test_sequences_are_full_but_for_the_short_ones(store: TokenStore, vocabulary
 
 def test_each_place_of_a_long_sentence_is_seen(tmp_path: Path, vocabulary: Vocabulary) -> None:
     long = list(range(100, 400))
-    store = write_tokens(tmp_path / "train", [[long, [7, 7]], [[8, 8], [9, 9]]], vocab_size=60_000)
-    made, _, numbers = some_pairs(store, vocabulary)
-    seen = set(made.ids_BT[numbers == 0].ravel().tolist())
+    store = write_shards(tmp_path, [[long, [7, 7]], [[8, 8], [9, 9]]], vocab_size=60_000)
+    made, windows, numbers = some_pairs(store, vocabulary)
+    seen = set(made.ids_BT[(windows.find(numbers)[0] == 0) & ~made.is_random_B].ravel().tolist())
     assert seen >= set(long)
 
 
-def test_a_pair_is_a_function_of_its_window_and_key(store: TokenStore, vocabulary: Vocabulary) -> None:
-    windows = cut_windows(store, 29)
+def test_a_pair_is_a_function_of_its_window_and_key(store: ShardedStore, vocabulary: Vocabulary) -> None:
+    windows = Windows(store, 29)
     numbers, keys = np.arange(40) % len(windows), draws(9, np.arange(40))
     whole = make_pairs(store, windows, numbers, keys_B=keys, seq_length=32, vocabulary=vocabulary)
     for row in range(0, 40, 3):
@@ -182,9 +145,10 @@ def test_a_pair_is_a_function_of_its_window_and_key(store: TokenStore, vocabular
 
 
 def test_more_sentences_than_are_looked_at_first(tmp_path: Path, vocabulary: Vocabulary) -> None:
-    one_token_sentences = [[[100 + i] for i in range(300)], [[1000 + i] for i in range(300)]]
-    store = write_tokens(tmp_path / "train", one_token_sentences, vocab_size=60_000)
+    one_token_sentences = [[[100 + i] for i in range(250)], [[1000 + i] for i in range(250)]]
+    store = write_shards(tmp_path, one_token_sentences, vocab_size=60_000)
     made, windows, numbers = some_pairs(store, vocabulary, seq_length=128, num=500)
-    is_full = ((windows.past_W - windows.first_W)[numbers] >= 125) & ~made.is_random_B
+    is_full = (np.diff(bounds_of(windows), axis=0)[0][numbers] >= 125) & ~made.is_random_B
+    assert is_full.sum() > 100
     assert (made.is_used_BT.sum(axis=1)[is_full] == 128).mean() > 0.85
     assert made.is_used_BT.sum(axis=1).max() == 128

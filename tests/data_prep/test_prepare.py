@@ -24,7 +24,9 @@ from dsparse.errors import UserError
 from tests.data.store_fixture import stdlib_documents
 
 ROOT = Path(__file__).resolve().parents[2]
-STORE_FILES = ["heldout.bin", "heldout.idx", "manifest.json", "tokenizer.json", "train.bin", "train.idx"]
+STORE_FILES = [
+    *("heldout-00000.bin", "heldout-00000.idx", "manifest.json", "tokenizer.json", "train-00000.bin", "train-00000.idx")
+]
 ARGUMENTS = ["--vocab-size", "600", "--heldout-fraction", "0.2", "--workers", "1"]
 
 
@@ -69,10 +71,11 @@ def test_what_is_written(made: tuple[Path, subprocess.CompletedProcess[str]], te
     manifest = Manifest.read(out)
     assert manifest.vocab_size == 600
     assert manifest.special_ids == {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
-    assert manifest.sources == [f"text:{texts}"]
+    assert manifest.recipe["sources"] == [f"text:{texts}"]
     assert set(manifest.files) == {*STORE_FILES} - {"manifest.json"}
     assert sum(counts.num_documents for counts in manifest.splits.values()) == 30
     assert 2 <= manifest.splits["heldout"].num_documents <= 12
+    assert all(counts.num_bytes > 2 * counts.num_tokens for counts in manifest.splits.values())
     assert verify.verify(out) == manifest
 
 
@@ -82,7 +85,7 @@ def test_the_tokens_are_the_text(made: tuple[Path, subprocess.CompletedProcess[s
     encoded = {tuple(tokenizer.encode(path.read_text(), add_special_tokens=False).ids) for path in texts.iterdir()}
     found = set()
     for split in ("train", "heldout"):
-        store = TokenStore(out / split)
+        store = TokenStore(out / f"{split}-00000")
         assert store.tokens.dtype == np.dtype("<u2")
         ends = store.token_offsets(store.documents)
         found |= {tuple(store.tokens[a:b].tolist()) for a, b in itertools.pairwise(ends)}
@@ -146,7 +149,7 @@ def test_a_given_tokenizer(
     arguments = ["--source", f"text:{texts}", "--out", tmp_path / "store", *ARGUMENTS, "--seed", "3"]
     assert run(capsys, *arguments, "--tokenizer", given)[0] == 0
     assert (tmp_path / "store/tokenizer.json").read_bytes() == given.read_bytes()
-    assert Manifest.read(tmp_path / "store").arguments["tokenizer_sha256"] == Manifest.read(made[0]).tokenizer_sha256
+    assert Manifest.read(tmp_path / "store").recipe["tokenizer_sha256"] == Manifest.read(made[0]).tokenizer_sha256
     code, _, err = run(capsys, *arguments)
     assert code == 2 and "tokenizer_sha256 was" in err
 
@@ -162,7 +165,7 @@ def test_held_out_documents_stay_held_out(texts: Path, tmp_path: Path, capsys: p
         out = tmp_path / f"store{number}"
         tokenizer = ["--tokenizer", tmp_path / "store0/tokenizer.json"] if number else []
         assert run(capsys, "--source", f"text:{some}", "--out", out, *ARGUMENTS, *tokenizer)[0] == 0
-        store = TokenStore(out / "heldout")
+        store = TokenStore(out / "heldout-00000")
         ends = store.token_offsets(store.documents)
         splits.append({store.tokens[a:b].tobytes() for a, b in itertools.pairwise(ends)})
     assert splits[0] and splits[0] <= splits[1]

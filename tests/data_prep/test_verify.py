@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from data_prep import verify
 from dsparse.files import FileRecord
-from tests.data.small import random_documents, write_store
+from tests.data.small import random_documents, rewrite_manifest, write_store
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    return write_store(tmp_path / "store", {"train": random_documents(1, 6), "heldout": random_documents(2, 3)})
+    documents = {"train": random_documents(1, 6), "heldout": random_documents(2, 3)}
+    return write_store(tmp_path / "store", documents, shard_sizes={"train": [2, 4]})
 
 
 def run(store: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -32,7 +32,11 @@ def test_a_sound_store(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, err) == (0, "") and out.startswith(f"{store}: sound, ") and out.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["train.bin", "train.idx", "heldout.bin", "heldout.idx", "tokenizer.json"])
+PAIRS = ("train-00000", "train-00001", "heldout-00000")
+FILES = [*(f"{pair}{suffix}" for pair in PAIRS for suffix in (".bin", ".idx")), "tokenizer.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("place", [0, 0.5, -1])
 def test_an_altered_byte_is_found(store: Path, capsys: pytest.CaptureFixture[str], name: str, place: float) -> None:
     path = store / name
@@ -46,30 +50,27 @@ def test_an_altered_byte_is_found(store: Path, capsys: pytest.CaptureFixture[str
 
 def rewrite_hash(store: Path, name: str) -> None:
     """As if the file had been written so."""
-    content = json.loads((store / "manifest.json").read_text())
-    content["files"][name] = vars(FileRecord.of(store / name))
-    (store / "manifest.json").write_text(json.dumps(content))
+    rewrite_manifest(store, lambda content: content["files"].update({name: vars(FileRecord.of(store / name))}))
 
 
 def test_structure_is_checked_beyond_hashes(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tokens = bytearray((store / "train.bin").read_bytes())
+    tokens = bytearray((store / "train-00001.bin").read_bytes())
     tokens[2:4] = (100).to_bytes(2, "little")
-    (store / "train.bin").write_bytes(tokens)
-    rewrite_hash(store, "train.bin")
-    assert "token 1 is 100, not one of the 100 ids" in run(store, capsys)[2]
+    (store / "train-00001.bin").write_bytes(tokens)
+    rewrite_hash(store, "train-00001.bin")
+    err = run(store, capsys)[2]
+    assert "train-00001.bin: token 1 is 100, not one of the 100 ids" in err
 
 
 def test_counts_are_checked(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    content = json.loads((store / "manifest.json").read_text())
-    content["splits"]["heldout"]["num_documents"] += 1
-    (store / "manifest.json").write_text(json.dumps(content))
+    rewrite_manifest(store, lambda content: content["splits"]["heldout"].update(num_documents=4))
     code, _, err = run(store, capsys)
     assert code == 2 and "heldout holds" in err and "num_documents=4" in err
 
 
 def test_a_truncated_file_and_a_missing_store(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (store / "train.bin").write_bytes((store / "train.bin").read_bytes()[:-2])
+    (store / "train-00001.bin").write_bytes((store / "train-00001.bin").read_bytes()[:-2])
     code, _, err = run(store, capsys)
-    assert code == 2 and "train.bin" in err and "truncated" in err
+    assert code == 2 and "train-00001.bin" in err and "truncated" in err
     code, _, err = run(store / "nowhere", capsys)
     assert code == 2 and "prepare.py" in err
