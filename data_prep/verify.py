@@ -7,14 +7,17 @@ Exits with 0 if all is well and with 2 after one line that names what is not.
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
+
+if __name__ == "__main__":
+    # A script's own folder is on the path, not the checkout; and a module in it has the name of one of Python's own.
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-
-# A script's own folder is on the path, not the checkout it belongs to.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dsparse.data.manifest import Manifest
 from dsparse.data.shards import ShardedStore

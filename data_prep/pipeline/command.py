@@ -15,7 +15,7 @@ from typing import NoReturn
 from data_prep.pipeline.inputs import hash_inputs
 from data_prep.pipeline.stage import Context, Stage, run_stage
 from data_prep.recipe import Recipe, add_arguments, recipe_of
-from data_prep.sources import parse_source
+from data_prep.sources.parse import parse_source
 from dsparse.errors import UserError, exit_on_user_error
 
 
@@ -28,9 +28,10 @@ def run_as_command(
         run: what it does.
         name: of the command, without ".py".
         description: for --help.
-        argv: arguments; None takes the process's.
+        argv: arguments; None takes the process's, whose SIGTERM then does as Ctrl-C.
     """
-    signal.signal(signal.SIGTERM, interrupt)
+    if argv is None:
+        signal.signal(signal.SIGTERM, interrupt)
     parser = argparse.ArgumentParser(
         prog=f"{name}.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
