@@ -9,7 +9,7 @@ turns the same documents into the same tokens with as many processes: this proje
 write the store), Megatron-LM's preprocess_data.py (which splits no sentences here: its splitter needs a download),
 `datasets.map` with the `tokenizers` library (as many processes; Arrow files), and, as the measure of all, that
 library's `encode_batch_fast` on the split sentences with as many threads and nothing else. The start of an interpreter
-is left out for all: what a run on one document takes is subtracted. Tokens are compared; only splitting changes nothing in them.
+is left out for all: what a run on one document takes is subtracted. All come to the same number of tokens.
 """
 
 from __future__ import annotations

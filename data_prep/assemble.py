@@ -41,6 +41,7 @@ from dsparse.errors import UserError
 from dsparse.files import FileRecord
 
 _STAGES = ("extract", "clean", "deduplicate", "sentences", "vocabulary", "encode")
+_MEGA = 1_000_000
 
 
 def assemble(context: Context) -> Manifest:
@@ -56,25 +57,19 @@ def assemble(context: Context) -> Manifest:
     with staged(recipe.out) as store:
         shutil.copyfile(given, store / TOKENIZER)
         parts = part_paths(context.folder("encode"))
-        written = _write(
-            parts, store, smallest_dtype(vocabulary.size), shard_tokens=recipe.shard_megatokens * 1_000_000
-        )
+        dtype = smallest_dtype(vocabulary.size)
+        written = _write(parts, store, dtype, shard_tokens=recipe.shard_megatokens * _MEGA)
         _require_pairs(written.writers, recipe.heldout_fraction)
         shards = {split: writer.names for split, writer in written.writers.items()}
-        names = [
-            TOKENIZER,
-            *(f"{name}{suffix}" for pairs in shards.values() for name in pairs for suffix in SHARD_SUFFIXES),
-        ]
+        pairs = [f"{name}{suffix}" for names in shards.values() for name in names for suffix in SHARD_SUFFIXES]
         manifest = Manifest(
             vocab_size=vocabulary.size,
             tokenizer_sha256=vocabulary.sha256,
             special_ids=vocabulary.special_ids,
             splits={split: writer.counts for split, writer in written.writers.items()},
             shards=shards,
-            files={name: FileRecord.of(store / name) for name in names},
-            sources=_source_counts(
-                context, written.by_source, {name: record.summary for name, record in records.items()}
-            ),
+            files={name: FileRecord.of(store / name) for name in (TOKENIZER, *pairs)},
+            sources=_source_counts(context, written.by_source, records),
             recipe=recorded_recipe(context),
             versions=versions(records),
         )
@@ -131,13 +126,13 @@ def _add(part: Part, written: _Written, dtype: np.dtype[Any]) -> None:
 
 
 def _source_counts(
-    context: Context, by_source: dict[str, Counter[str]], summaries: dict[str, dict[str, Any]]
+    context: Context, by_source: dict[str, Counter[str]], records: Mapping[str, StageRecord]
 ) -> list[SourceCounts]:
     counts = []
     for spec in context.recipe.sources:
         dropped: Counter[str] = Counter()
-        for summary in summaries.values():
-            dropped.update(summary.get("sources", {}).get(spec.source, {}).get("left_out", {}))
+        for record in records.values():
+            dropped.update(record.summary.get("sources", {}).get(spec.source, {}).get("left_out", {}))
         names = ("num_documents", "num_sentences", "num_tokens", "num_bytes")
         sums = {name: by_source.get(spec.source, Counter())[name] for name in names}
         counts.append(

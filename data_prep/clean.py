@@ -24,11 +24,10 @@ from data_prep.pipeline.mapping import map_parts
 from data_prep.pipeline.parts import Part, Report, part_paths
 from data_prep.pipeline.stage import Context
 from data_prep.pipeline.tally import Tally
-from data_prep.recipe import Recipe
+from data_prep.recipe import Recipe, filters_of
 from data_prep.text.filters import Filters
 from data_prep.text.language import LanguageId
 from data_prep.text.repair import repair
-from dsparse.errors import UserError
 
 NO_TEXT = "no text"
 
@@ -59,21 +58,6 @@ class Clean:
         for report in reports:
             tally.add(report)
         return tally.summary()
-
-
-def filters_of(recipe: Recipe) -> Filters:
-    """The filters with the bounds that the recipe gives.
-
-    Raises:
-        UserError: a name or a value is wrong.
-    """
-    known = {one.name for one in dataclasses.fields(Filters)}
-    for name, value in recipe.filters.items():
-        if name not in known:
-            raise UserError(f"Expected filters named {', '.join(sorted(known))}. Got {name!r}.")
-        if isinstance(value, bool) or not isinstance(value, int | float | None):
-            raise UserError(f"Expected a number, or null, for the filter {name}. Got {value!r}.")
-    return Filters(**recipe.filters)
 
 
 def _clean(part: Part, options: tuple[Filters, str | None]) -> tuple[dict[str, list[str]], Report]:

@@ -22,7 +22,7 @@ import time
 from collections.abc import Sequence
 
 from data_prep.assemble import assemble
-from data_prep.clean import Clean, filters_of
+from data_prep.clean import Clean
 from data_prep.deduplicate import Deduplicate
 from data_prep.encode import Encode
 from data_prep.extract import Extract
@@ -49,7 +49,6 @@ def prepare(context: Context) -> None:
         UserError: an input is missing or malformed, the corpus is too small, or something else is in the way.
     """
     recipe, t0_s = context.recipe, time.monotonic()
-    filters_of(recipe)
     if is_there(context):
         print(f"{recipe.out} is complete; --overwrite makes it anew")
         return

@@ -12,7 +12,9 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from data_prep.text.filters import Filters
 from data_prep.text.tokenizer import MIN_VOCAB_SIZE
+from dsparse.data.vocabulary import Vocabulary
 from dsparse.errors import UserError
 
 OnError = Literal["refuse", "skip"]
@@ -127,6 +129,21 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
     return _checked(values)
 
 
+def filters_of(recipe: Recipe) -> Filters:
+    """The filters with the bounds that the recipe gives.
+
+    Raises:
+        UserError: a name or a value is wrong.
+    """
+    known = {one.name for one in dataclasses.fields(Filters)}
+    for name, value in recipe.filters.items():
+        if name not in known:
+            raise UserError(f"Expected filters named {', '.join(sorted(known))}. Got {name!r}.")
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise UserError(f"Expected a number, or null, for the filter {name}. Got {value!r}.")
+    return Filters(**recipe.filters)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -155,7 +172,11 @@ def _checked(values: dict[str, Any]) -> Recipe:
     paths.setdefault("work", paths["out"].with_name(paths["out"].name + ".work"))
     if paths["work"].resolve() == paths["out"].resolve():
         raise UserError(f"Expected --work to be another folder than --out. Got {paths['work']} for both.")
-    return Recipe(**{**values, **paths, "sources": sources})
+    recipe = Recipe(**{**values, **paths, "sources": sources})
+    filters_of(recipe)
+    if recipe.tokenizer is not None:
+        Vocabulary.read(recipe.tokenizer)
+    return recipe
 
 
 def _check(name: str, value: Any) -> None:

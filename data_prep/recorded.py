@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from data_prep.clean import filters_of
 from data_prep.pipeline.stage import Context
+from data_prep.recipe import filters_of
 from data_prep.staging import holds_only_a_store
 from dsparse.data.manifest import MANIFEST, Manifest
 from dsparse.data.vocabulary import Vocabulary

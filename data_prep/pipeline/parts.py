@@ -9,7 +9,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class Report:
 
     def to_json(self) -> str:
         """One line."""
-        return json.dumps({**asdict(self), "problems": self.problems}, ensure_ascii=True, sort_keys=True)
+        return json.dumps(vars(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Report:
@@ -115,7 +115,7 @@ def write_part(
             compression_level=1 if packed else None,
             use_dictionary=False,
             write_statistics=False,
-            store_schema=False,
+            write_page_checksum=True,
         )
         flush_to_disk(aside)
         os.replace(aside, path)
@@ -131,7 +131,7 @@ def read_part(path: Path, columns: list[str] | None = None) -> Part:
         UserError: the file is damaged.
     """
     try:
-        table = pq.read_table(path, columns=columns, use_threads=False, memory_map=True)
+        table = pq.read_table(path, columns=columns, use_threads=False, page_checksum_verification=True)
         return Part(path, table, Report.from_json((table.schema.metadata or {})[_REPORT]))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError, ValueError, TypeError) as error:
         raise _damaged(path, error) from None

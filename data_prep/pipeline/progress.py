@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 SECONDS_BETWEEN_LINES = 5.0
 
 Advance = Callable[[int], None]
-T = TypeVar("T")
 
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Advance]:
-    """Follows one step and says how long it took.
+    """Follows one step.
 
     Args:
         what: the step, as a person would say it.
@@ -25,17 +23,8 @@ def progress(what: str, total: int) -> Iterator[Advance]:
     Yields:
         advance, to be called with how much was done since the last call.
     """
-    t0_s = time.monotonic()
     with _bar(what, total) if sys.stdout.isatty() else _lines(what, total) as advance:
         yield advance
-    print(f"{what}: done in {time.monotonic() - t0_s:.1f} s", flush=True)
-
-
-def followed(items: Iterable[T], advance: Advance) -> Iterator[T]:
-    """The items, each counted when it has been used."""
-    for item in items:
-        yield item
-        advance(1)
 
 
 @contextmanager

@@ -163,7 +163,8 @@ def key_of(stage: Stage, context: Context) -> dict[str, Any]:
     return {
         "inputs": dict(inputs),
         "options": json.loads(json.dumps(stage.options(context.recipe))),
-        "code": code_version(type(stage).__module__, left_out=_LEFT_OUT),
+        # Run as a command, a stage is of the module __main__.
+        "code": code_version(f"data_prep.{stage.name}", left_out=_LEFT_OUT),
         "libraries": library_versions(stage.libraries),
     }
 

@@ -15,9 +15,11 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from data_prep.clean import prose_of_markup
-from data_prep.docstrings import docstrings_of, python_files
-from data_prep.prepare import Request, prepare
+from data_prep.pipeline.command import opened
+from data_prep.prepare import prepare
+from data_prep.recipe import Recipe, SourceSpec
+from data_prep.sources.docstrings import docstrings_of, python_files
+from data_prep.text.prose import prose_of_markup
 
 # Enough for a few hundred sequences of 128 tokens in training and a few dozen held out.
 NUM_DOCUMENTS = 120
@@ -56,18 +58,14 @@ def _made_once(vocab_size: int) -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     lines = "".join(json.dumps({"text": text}) + "\n" for text in stdlib_documents())
     (folder / "documents.jsonl").write_text(lines, encoding="utf-8")
-    request = Request(
-        sources=[f"jsonl:{folder / 'documents.jsonl'}"],
+    recipe = Recipe(
+        sources=(SourceSpec(source=f"jsonl:{folder / 'documents.jsonl'}"),),
         out=folder / "store",
+        work=folder / "work",
         vocab_size=vocab_size,
         heldout_fraction=HELDOUT_FRACTION,
-        tokenizer=None,
-        seed=42,
-        num_workers=1,
-        overwrite=False,
-        max_documents=None,
-        jsonl_field="text",
+        workers=1,
     )
-    with contextlib.redirect_stdout(io.StringIO()):
-        prepare(request)
+    with contextlib.redirect_stdout(io.StringIO()), opened(recipe) as context:
+        prepare(context)
     return folder / "store"

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
-from data_prep import prepare, verify
-from data_prep.staging import staged
-from data_prep.tokenizer import read_tokenizer
+from data_prep import assemble, prepare, verify
+from data_prep.text.tokenizer import read_tokenizer
 from dsparse.data.loader import MicroBatches, PretrainingData
 from dsparse.data.manifest import Manifest
 from dsparse.data.store import TokenStore
@@ -66,12 +66,16 @@ def made(texts: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
 def test_what_is_written(made: tuple[Path, subprocess.CompletedProcess[str]], texts: Path) -> None:
     out, done = made
     assert sorted(path.name for path in out.iterdir()) == STORE_FILES
-    assert [path.name for path in out.parent.iterdir()] == ["store"]
-    assert done.stderr == "" and done.stdout.splitlines()[-1].startswith(f"{out}: ")
+    assert sorted(path.name for path in out.parent.iterdir()) == ["store", "store.work"]
+    assert done.stderr == "" and done.stdout.splitlines()[-2].startswith(f"{out}: ")
     manifest = Manifest.read(out)
     assert manifest.vocab_size == 600
     assert manifest.special_ids == {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
-    assert manifest.recipe["sources"] == [f"text:{texts}"]
+    assert [(source["source"], source["num_files"]) for source in manifest.recipe["sources"]] == [(f"text:{texts}", 30)]
+    (source,) = manifest.sources
+    for name in ("num_documents", "num_sentences", "num_tokens", "num_bytes"):
+        assert getattr(source, name) == sum(getattr(counts, name) for counts in manifest.splits.values())
+    assert {"python", "tokenizers", "sentencex", "code of encode"} <= set(manifest.versions)
     assert set(manifest.files) == {*STORE_FILES} - {"manifest.json"}
     assert sum(counts.num_documents for counts in manifest.splits.values()) == 30
     assert 2 <= manifest.splits["heldout"].num_documents <= 12
@@ -125,9 +129,10 @@ def test_changed_text_needs_overwrite(texts: Path, tmp_path: Path, capsys: pytes
     assert run(capsys, *arguments)[0] == 0
     (tmp_path / "a.jsonl").write_text("".join(lines) + json.dumps({"text": "One more document. It is short."}))
     code, _, err = run(capsys, *arguments)
-    assert code == 2 and "source_sizes was" in err and "--overwrite" in err
-    code, _, _ = run(capsys, *arguments, "--overwrite")
-    assert code == 0 and sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "store"]
+    assert code == 2 and "sources was" in err and "--overwrite" in err and err.count("\n") == 1
+    code, said, _ = run(capsys, *arguments, "--overwrite")
+    assert code == 0 and "extract: made anew, for its inputs changed" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "store", "store.work"]
     assert sum(counts.num_documents for counts in Manifest.read(tmp_path / "store").splits.values()) == 31
 
 
@@ -180,7 +185,7 @@ ENGLISH = "This is a file with a sentence. It has another one. "
         ({"a.txt": ""}, ["at least 4 documents", "Got 0"]),
         ({"a.txt": ENGLISH * 50}, ["at least 4 documents", "Got 1"]),
         ({f"{i}.txt": f"Just one sentence, number {i}." for i in range(9)}, ["the longest of 1 sentences"]),
-        ({"a.txt": "\udcff"}, ["Expected UTF-8", "a.txt, line 1"]),
+        ({"a.txt": "\udcff"}, ["not UTF-8", "a.txt, line 1", "--on-error skip"]),
         ({"a.pdf": "x"}, ["*.txt", "Got none"]),
     ],
     ids=["empty", "one document", "no pairs", "not UTF-8", "no text"],
@@ -196,7 +201,7 @@ def test_too_little_text_leaves_nothing(
     )  # fmt: skip
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1
     assert [word for word in words if word not in err] == [], err
-    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    assert not (tmp_path / "new/store").exists()
 
 
 def test_enough_is_held_out_and_enough_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,6 +225,11 @@ def test_enough_is_held_out_and_enough_is_left(tmp_path: Path, capsys: pytest.Ca
         (["--seed", "-1"], "--seed from 0"),
         (["--max-documents", "0"], "--max-documents from 1"),
         (["--tokenizer", "nowhere.json"], "nowhere.json"),
+        (["--on-error", "ignore"], "--on-error to be one of refuse, skip"),
+        (["--near-duplicates", "2"], "--near-duplicates in [0.5, 1), or off"),
+        (["--filter", "min_words=many"], "min_words"),
+        (["--filter", "no_such=1"], "no_such"),
+        (["--recipe", "nowhere.yaml"], "nowhere.yaml"),
         (["--source", "nonsense"], "nonsense"),
     ],
 )
@@ -260,65 +270,124 @@ def test_a_store_without_a_manifest_is_replaced_when_told(
     assert sorted(path.name for path in (tmp_path / "store").iterdir()) == STORE_FILES
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_interrupted_it_leaves_nothing_under_the_final_name(tmp_path: Path, kind: signal.Signals) -> None:
-    # Reading takes half a minute, if nobody interrupts it.
-    command = [sys.executable, str(ROOT / "data_prep/prepare.py"), "--source", "installed-docs"]
-    command += ["--out", str(tmp_path / "store"), *ARGUMENTS[:-1], "2"]
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, start_new_session=True, **pipes)  # type: ignore[call-overload]
-    partial = tmp_path / ".store.partial"
-    deadline_s = time.monotonic() + 60
-    while not (partial / "corpus.txt").exists():
-        assert process.poll() is None and time.monotonic() < deadline_s
-        time.sleep(0.02)
-    time.sleep(0.5)  # into the midst of it
-    process.send_signal(kind)
-    _, err = process.communicate(timeout=60)
-    while has_processes(process.pid):  # workers too
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
-    assert not (tmp_path / "store").exists()
-    if kind == signal.SIGKILL:
-        assert partial.exists()
-    else:
-        assert process.returncode == 130 and "nothing was written" in err and "Traceback" not in err
-        assert list(tmp_path.iterdir()) == []
+def test_an_edit_that_keeps_size_and_time_is_noticed(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Inputs count by their content."""
+    lines = "".join(json.dumps({"text": path.read_text()}) + "\n" for path in sorted(texts.iterdir()))
+    source = tmp_path / "a.jsonl"
+    source.write_text(lines)
+    arguments = ["--source", f"jsonl:{source}", "--out", tmp_path / "store", *ARGUMENTS]
+    assert run(capsys, *arguments)[0] == 0
+    stat = source.stat()
+    source.write_text(lines.replace("the", "teh", 1))
+    os.utime(source, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and "sources was" in err
 
 
-def has_processes(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def test_only_what_changed_is_done_again(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--source", f"text:{texts}", "--out", tmp_path / "store", *ARGUMENTS]
+    assert run(capsys, *arguments)[0] == 0
+    code, said, _ = run(capsys, *arguments, "--vocab-size", "700", "--overwrite")
+    assert code == 0
+    done = [line.partition(":")[0] for line in said.splitlines() if line.endswith(": done before")]
+    assert done == ["extract", "clean", "deduplicate", "sentences"]
+    assert "vocabulary: made anew, for its options changed" in said
+    assert "encode: made anew, for its inputs changed" in said
 
 
-def test_the_next_run_clears_what_a_killed_one_left(tmp_path: Path) -> None:
-    for left in (".store.partial", ".store.old"):
-        (tmp_path / left / "deep").mkdir(parents=True)
-        (tmp_path / left / "corpus.txt").write_text("half a corpus")
-    with staged(tmp_path / "store") as folder:
-        assert list(folder.iterdir()) == []
-        (folder / "train.bin").write_text("whole")
-        assert not (tmp_path / "store").exists()
-    assert {path.name for path in tmp_path.rglob("*")} == {"store", "train.bin"}
+def test_weights(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Training documents of a source of weight 2.5 are there two or three times, those held out once."""
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for number, path in enumerate(sorted(texts.iterdir())):
+        folders[number % 2].mkdir(exist_ok=True)
+        (folders[number % 2] / path.name).write_bytes(path.read_bytes())
+    sources = [{"source": f"text:{folders[0]}", "weight": 2.5}, f"text:{folders[1]}"]
+    recipe = {"sources": sources, "vocab_size": 600, "heldout_fraction": 0.2, "out": str(tmp_path / "store")}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert run(capsys, "--recipe", tmp_path / "recipe.yaml", "--workers", "1")[0] == 0
+    copies: dict[str, Counter[bytes]] = {}
+    for split in ("train", "heldout"):
+        store = TokenStore(tmp_path / f"store/{split}-00000")
+        ends = store.token_offsets(np.asarray(store.documents))
+        copies[split] = Counter(store.tokens[a:b].tobytes() for a, b in itertools.pairwise(ends))
+    assert set(copies["heldout"].values()) == {1}
+    tokenizer = read_tokenizer(tmp_path / "store/tokenizer.json")
+    found = {}
+    for path in texts.iterdir():
+        ids = np.asarray(tokenizer.encode(path.read_text(), add_special_tokens=False).ids, "<u2").tobytes()
+        found[path.name] = copies["train"][ids]
+    heavy = {found[path.name] for path in folders[0].iterdir() if found[path.name]}
+    assert heavy == {2, 3}
+    assert {found[path.name] for path in folders[1].iterdir() if found[path.name]} == {1}
+    manifest = Manifest.read(tmp_path / "store")
+    assert [source.weight for source in manifest.sources] == [2.5, 1.0]
+    assert manifest.sources[0].num_documents > 2 * manifest.sources[1].num_documents * 0.8
 
 
-def test_an_error_while_replacing_keeps_the_old_store(tmp_path: Path) -> None:
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store/train.bin").write_text("old")
-    with pytest.raises(RuntimeError), staged(tmp_path / "store") as folder:
-        (folder / "train.bin").write_text("new")
-        raise RuntimeError
-    assert [(path.name, path.read_text()) for path in (tmp_path / "store").iterdir()] == [("train.bin", "old")]
-    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+def test_a_weight_below_one_leaves_documents_out(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = {
+        "sources": [{"source": f"text:{texts}", "weight": 0.5}],
+        "vocab_size": 600,
+        "out": str(tmp_path / "store"),
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert run(capsys, "--recipe", tmp_path / "recipe.yaml", "--workers", "1")[0] == 0
+    (source,) = Manifest.read(tmp_path / "store").sources
+    assert source.num_documents + source.dropped["weight below 1"] == 30 and 8 <= source.num_documents <= 22
 
 
-def test_two_at_once_do_not_meet(tmp_path: Path) -> None:
-    with staged(tmp_path / "store") as folder:
-        (folder / "train.bin").write_text("first")
-        with pytest.raises(UserError, match=r"another prepare\.py"), staged(tmp_path / "store"):
-            pass
-        assert (folder / "train.bin").read_text() == "first"
-    assert (tmp_path / "store/train.bin").read_text() == "first"
+def test_shards(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several shards hold what one does, and load as one."""
+    arguments = ["--source", f"text:{texts}", *ARGUMENTS]
+    assert run(capsys, *arguments, "--out", tmp_path / "one")[0] == 0
+    monkeypatch.setattr(assemble, "_MEGA", 5000)
+    arguments += ["--shard-megatokens", "1", "--work", tmp_path / "one.work"]
+    assert run(capsys, *arguments, "--out", tmp_path / "several")[0] == 0
+    one, several = (Manifest.read(tmp_path / name) for name in ("one", "several"))
+    assert len(several.shards["train"]) > 3 and one.shards["train"] == ["train-00000"]
+    assert one.splits == several.splits and one.sources == several.sources
+    for split in ("train", "heldout"):
+        parts = [(tmp_path / "several" / f"{name}.bin").read_bytes() for name in several.shards[split]]
+        assert b"".join(parts) == (tmp_path / "one" / f"{split}-00000.bin").read_bytes()
+    batches = [PretrainingData(tmp_path / name, seq_length=32).batch(np.arange(40)) for name in ("one", "several")]
+    assert all(np.array_equal(batches[0][name], batches[1][name]) for name in batches[0])
+
+
+def test_stages_as_commands(made: tuple[Path, subprocess.CompletedProcess[str]], texts: Path, tmp_path: Path) -> None:
+    """One by one they make the same store; one too early says which is missing."""
+    arguments = ["--source", f"text:{texts}", "--out", str(tmp_path / "store"), *ARGUMENTS]
+
+    def command(name: str) -> subprocess.CompletedProcess[str]:
+        script = [sys.executable, str(ROOT / f"data_prep/{name}.py"), *arguments]
+        return subprocess.run(script, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    early = command("sentences")
+    assert early.returncode == 2 and early.stderr.startswith("error: Expected the stage deduplicate to be done")
+    for name in ("extract", "clean", "deduplicate", "sentences", "vocabulary", "encode", "assemble"):
+        done = command(name)
+        assert (done.returncode, done.stderr) == (0, ""), name
+    for name in STORE_FILES:
+        assert (tmp_path / "store" / name).read_bytes() == (made[0] / name).read_bytes(), name
+
+
+def test_two_runs_do_not_meet(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--source", f"text:{texts}", "--out", str(tmp_path / "store"), *ARGUMENTS]
+    (tmp_path / "store.work").mkdir()
+    lock = os.open(tmp_path / "store.work", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and "another run at work" in err
+    os.close(lock)
+    assert run(capsys, *arguments)[0] == 0
+
+
+def test_max_documents(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--source", f"text:{texts}", "--out", tmp_path / "store", *ARGUMENTS, "--max-documents", "17"]
+    assert run(capsys, *arguments)[0] == 0
+    assert sum(counts.num_documents for counts in Manifest.read(tmp_path / "store").splits.values()) == 17

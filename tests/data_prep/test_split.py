@@ -1,49 +1,65 @@
-"""Held-out documents: the fraction asked for, chosen by text alone, and never too few."""
+"""Which documents are held out, drawn for the vocabulary and stored twice: by their text alone, in the share asked for."""
 
 from __future__ import annotations
 
-from itertools import chain
-
+import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from data_prep.split import heldout_bound, split_of
+from data_prep.split import heldout_bound, is_heldout, is_in_share, num_copies, place_of
 
-DOCUMENTS = [[f"Sentence {i}.", "Another one."] for i in range(5000)]
-
-
-def heldout(documents: list[list[str]], *, bound: float, seed: int = 1) -> list[list[str]]:
-    return [document for document in documents if split_of(document, bound=bound, seed=seed) == "heldout"]
+NUM = 20_000
+HASHES = np.array([place_of(f"document {n}\nsecond sentence", seed=42) for n in range(NUM)], np.uint64)
+TWO = np.full(NUM, 2)
 
 
-@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.5])
+def test_a_place_depends_on_text_and_seed_alone() -> None:
+    assert place_of("a\nb", 1) == place_of("a\nb", 1) < 2**64
+    assert len({place_of("a\nb", 1), place_of("a\nb", 2), place_of("a b", 1), place_of("a", 1)}) == 4
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.3, 0.9])
 def test_the_fraction_is_held_out(fraction: float) -> None:
-    bound = heldout_bound(DOCUMENTS, fraction=fraction, seed=1)
-    assert bound == fraction
-    share = len(heldout(DOCUMENTS, bound=bound)) / len(DOCUMENTS)
-    assert abs(share - fraction) < 3.5 * (fraction * (1 - fraction) / len(DOCUMENTS)) ** 0.5
+    bound = heldout_bound([(HASHES[:7], TWO[:7]), (HASHES[7:], TWO[7:])], fraction=fraction)
+    standard_error = (fraction * (1 - fraction) / NUM) ** 0.5
+    assert abs(is_heldout(HASHES, bound).mean() - fraction) < 4 * standard_error
 
 
-def test_seeds_hold_out_others() -> None:
-    one, other = (heldout(DOCUMENTS, bound=0.1, seed=seed) for seed in (1, 2))
-    assert 0 < len([document for document in one if document in other]) < 0.2 * len(one)
+def test_at_least_two_with_a_pair_are_held_out() -> None:
+    sizes = np.where(np.arange(NUM) % 10 == 0, 2, 1)
+    bound = heldout_bound([(HASHES, sizes)], fraction=1e-9)
+    assert (is_heldout(HASHES, bound) & (sizes >= 2)).sum() == 2
 
 
-@given(num_documents=st.integers(2, 30), num_single=st.integers(0, 5), seed=st.integers(0, 100))
-def test_two_pairs_are_held_out_of_the_smallest_corpus(num_documents: int, num_single: int, seed: int) -> None:
-    documents = DOCUMENTS[:num_documents] + [[f"Alone {i}."] for i in range(num_single)]
-    bound = heldout_bound(documents, fraction=1e-9, seed=seed)
-    assert sum(len(document) >= 2 for document in heldout(documents, bound=bound, seed=seed)) == 2
+def test_the_bound_does_not_depend_on_how_documents_are_parted() -> None:
+    parts = [(HASHES[n : n + 999], TWO[n : n + 999]) for n in range(0, NUM, 999)]
+    assert heldout_bound(parts, fraction=1e-9) == heldout_bound([(HASHES, TWO)], fraction=1e-9)
 
 
-def test_a_large_corpus_is_not_read_to_its_end() -> None:
-    def endless() -> chain[list[str]]:
-        return chain(DOCUMENTS, (pytest.fail("read on") for _ in range(1)))
+def test_others_move_nobody() -> None:
+    some = heldout_bound([(HASHES[:5000], TWO[:5000])], fraction=0.1)
+    more = heldout_bound([(HASHES, TWO)], fraction=0.1)
+    assert some == more
 
-    assert heldout_bound(endless(), fraction=0.03, seed=1) == 0.03
+
+def test_one_document_or_none_is_no_reason_to_hold_out_all() -> None:
+    empty = np.empty(0, np.uint64)
+    assert heldout_bound([(empty, np.empty(0, np.int64))], fraction=0.5) == 2**63
+    assert heldout_bound([], fraction=0.5) == 2**63
 
 
-def test_nothing_to_choose_from() -> None:
-    assert heldout_bound([], fraction=0.03, seed=1) == 0.03
-    assert heldout_bound([["Alone."]], fraction=0.03, seed=1) == 0.03
+def test_nearly_all_fits_the_integers() -> None:
+    assert heldout_bound([(HASHES, TWO)], fraction=1 - 1e-17) == 2**64 - 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_a_share_for_the_vocabulary_is_drawn_apart_from_the_split(share: float) -> None:
+    drawn, heldout = is_in_share(HASHES, share), is_heldout(HASHES, 2**63)
+    for some in (drawn, drawn[heldout], drawn[~heldout]):
+        assert abs(some.mean() - share) <= 4 * (share * (1 - share) / len(some)) ** 0.5
+
+
+@pytest.mark.parametrize(("weight", "numbers"), [(1.0, {1}), (2.0, {2}), (0.3, {0, 1}), (2.25, {2, 3})])
+def test_copies(weight: float, numbers: set[int]) -> None:
+    copies = num_copies(HASHES, weight)
+    assert set(copies.tolist()) == numbers
+    assert abs(copies.mean() - weight) <= 4 * 0.5 / NUM**0.5
