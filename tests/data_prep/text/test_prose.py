@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from data_prep.clean import is_prose, normalise, prose_of_markup, prose_of_text, without_markup
+from data_prep.text.prose import is_prose, normalise, prose_of_markup, prose_of_text, without_markup
 
 MARKUP = {
     "paragraphs": ("First line\ngoes on.\n\n  Second.", ["First line goes on.", "Second."]),
