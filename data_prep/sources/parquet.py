@@ -150,7 +150,7 @@ class RowChunk:
 
 
 def _open(path: Path) -> pq.ParquetFile:
-    return pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_BYTES)
+    return pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_BYTES, page_checksum_verification=True)
 
 
 def _as_bytes(column: Any) -> Any:

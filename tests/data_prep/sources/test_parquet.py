@@ -113,7 +113,8 @@ def test_torn_files_and_others(tmp_path: Path) -> None:
 
 
 def test_damage_inside_is_a_problem(tmp_path: Path) -> None:
-    path = write_table(tmp_path / "a.parquet", pa.array([f"Document {number}." for number in range(1000)]))
+    texts = pa.array([f"Document {number}." for number in range(1000)])
+    path = write_table(tmp_path / "a.parquet", texts, write_page_checksum=True)
     data = bytearray(path.read_bytes())
     num_problems = 0
     for begin in range(4, len(data) - 8, len(data) // 40):
