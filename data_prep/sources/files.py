@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from data_prep.sources.base import UNREADABLE, Problem, shown
 from dsparse.errors import UserError
 
 COMPRESSED_SUFFIXES = (".bz2", ".gz", ".zst")
+_PART_OF_DUMP = re.compile(r"-p\d+p\d+$")
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,13 @@ def find_inputs(spec: str, place: Path, suffixes: Sequence[str]) -> Inputs:
 
 
 def inner_suffix(path: Path) -> str:
-    """The ending of the name below that of a compression: ".txt" for a.TXT.gz."""
+    """The ending of the name below that of a compression: ".txt" for a.TXT.gz.
+
+    Of a dump given out in parts it is what stands before the numbers: ".xml" for a.xml-p1p41242.bz2.
+    """
     if path.suffix.lower() in COMPRESSED_SUFFIXES:
         path = path.with_suffix("")
-    return path.suffix.lower()
+    return _PART_OF_DUMP.sub("", path.suffix.lower())
 
 
 def unreadable(error: OSError, path: Path | None = None) -> Problem:

@@ -3,9 +3,9 @@
 Brackets are taken away from the inside out, a level at a time, so whatever is nested is plain when what is around it is
 looked at; what never closes does not take the rest of the page with it. Time is linear in the length of the page.
 
-mwparserfromhell and wikitextparser were measured beside this, see benchmarks/wikitext.py: on whole articles they take
-ten times as long and leave more behind, for what to keep of a template, a table or a picture is not the parser's to say
-and has to be written all the same.
+mwparserfromhell and wikitextparser were measured beside this, see benchmarks/wikitext.py. Used with care they leave as
+little, but on whole articles they take ten to twenty times as long, lose more, and what to keep of a template, a table
+or a picture has to be written all the same: it is not the parser's to say.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ _TRAILING_PARENTHESIS = re.compile(r"\s*\([^()]*\)$|,[^,]*$")
 _SWITCH = re.compile(r"__[A-Z]{3,}__[ \t]*")
 
 _APPENDICES = frozenset(
-    {"references", "external links", "see also", "further reading", "notes", "bibliography", "sources", "footnotes"}
-    | {"notes and references", "references and notes", "citations", "works cited", "literature", "gallery"}
-    | {"external link", "reference", "explanatory notes", "notes and citations", "discography", "filmography"}
+    {"references", "reference", "external links", "external link", "see also", "further reading", "notes", "footnotes"}
+    | {"bibliography", "sources", "citations", "works cited", "explanatory notes", "notes and references"}
+    | {"references and notes", "notes and citations"}
 )
 _TABLE_BEGIN, _TABLE_END = re.compile(r"[:*#\s]*\{\|"), re.compile(r"\s*\|\}")
 _MIN_ITEM_WORDS = 5

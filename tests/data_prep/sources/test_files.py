@@ -109,7 +109,15 @@ def test_a_name_that_is_not_utf8_can_be_printed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "suffix"), [("a.TXT", ".txt"), ("a.txt.gz", ".txt"), ("a.gz", ""), ("a.b.MD.zst", ".md"), ("gz", "")]
+    ("name", "suffix"),
+    [
+        ("a.TXT", ".txt"),
+        ("a.txt.gz", ".txt"),
+        ("a.gz", ""),
+        ("a.b.MD.zst", ".md"),
+        ("gz", ""),
+        ("a.xml-p1p41.bz2", ".xml"),
+    ],
 )
 def test_inner_suffix(name: str, suffix: str) -> None:
     assert inner_suffix(Path(name)) == suffix

@@ -136,5 +136,5 @@ def test_any_text_gives_paragraphs(text: str) -> None:
     "sign", ["[Illustration: ", "_", " ", "* ", "*** START OF THE PROJECT GUTENBERG ", "- ", "[Pg 1", "\n "]
 )
 def test_long_runs_take_no_longer_than_text(sign: str) -> None:
-    """Each is a megabyte; what grows with the square of the length would take hours."""
-    prose_of_book(sign * (1_000_000 // len(sign)) + "x")
+    """What grows with the square of the length would take hours."""
+    prose_of_book(sign * (300_000 // len(sign)) + "x")
