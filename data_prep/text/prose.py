@@ -35,10 +35,11 @@ _TYPED_ENTRY = re.compile(r"[*`]*[\w.*, `]+[`*]*\s+\([^)]*\)\s*:\s*(.*)")
 _PLAIN_ENTRY = re.compile(r"[*`]*[\w.*]+[`*]*\s*:\s+(.*)")
 _NUMPY_ENTRY = re.compile(r"[*`\w][\w.*, `]* : \S.*")
 
+# Lengths are bounded: a file of one sign repeated is read in time, too.
 _INLINE = [
-    (re.compile(r":[\w:+-]+:`~?(?:[^`<]*\.)?([^`<]+?)(?:\s*<[^`>]*>)?`"), r"\1"),  # :class:`~package.Name`
+    (re.compile(r":[\w:+-]{1,60}:`~?(?:[^`<]*\.)?([^`<]+?)(?:\s*<[^`>]*>)?`"), r"\1"),  # :class:`~package.Name`
     (re.compile(r"`([^`<]+?)\s*<[^`>]*>`_{0,2}"), r"\1"),  # `text <target>`_
-    (re.compile(r"!?\[([^\]]*)\]\([^)]*\)"), r"\1"),  # [text](target)
+    (re.compile(r"!?\[([^\]]{0,500})\]\([^)]{0,2000}\)"), r"\1"),  # [text](target)
     (re.compile(r"\s?\[[\w#*-]+\]_"), ""),  # [1]_
     (re.compile(r"`+([^`]*?)`+_{0,2}"), r"\1"),
     (re.compile(r"(?<![\w*\\])\*{1,2}(?=\S)([^*\n]+?)(?<=\S)\*{1,2}(?![\w*])"), r"\1"),
@@ -46,6 +47,7 @@ _INLINE = [
     (re.compile(r"</?[A-Za-z][^<>]*>"), ""),
     (re.compile(r"\\([*_`|])"), r"\1"),
 ]
+_BLANK_BEGINNING = re.compile(r"\A\s*\n")
 _SPACES = re.compile(r"\s+")
 _CODE_SIGNS = re.compile(r"[{}|\\<>$@^~]|==|[-=]>|::|__|\)\.|\(\)\s*[,(]|\w=\S|\w\[|;$")
 _WORD = re.compile(r"[(\[\"'“‘]*[A-Za-z]+(?:['’-][A-Za-z]+)*[)\]\"'”’.,;:!?…]*")
@@ -61,7 +63,8 @@ def prose_of_text(text: str) -> list[str]:
 def prose_of_markup(text: str) -> list[str]:
     """Paragraphs of prose in a docstring, reStructuredText or Markdown, without markup."""
     reader = _MarkupReader()
-    for line in inspect.cleandoc(text).splitlines():
+    # cleandoc takes away blank lines at the beginning one by one, each time moving all the others.
+    for line in inspect.cleandoc(_BLANK_BEGINNING.sub("\n", text)).splitlines():
         reader.read(line)
     reader.end_paragraph()
     paragraphs = (normalise(without_markup(paragraph)) for paragraph in reader.paragraphs)
