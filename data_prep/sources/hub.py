@@ -68,7 +68,9 @@ class HubDataset:
         """Those of a local folder."""
         if self.folder is None:
             return []
-        return sorted(path for path in self.folder.rglob("*") if path.is_file())
+        paths = (path for path in self.folder.rglob("*") if path.is_file())
+        # `datasets` leaves hidden ones out, too.
+        return sorted(p for p in paths if not any(part.startswith(".") for part in p.relative_to(self.folder).parts))
 
     def num_bytes(self) -> int:
         """0: how much of which file a row is, `datasets` does not say."""

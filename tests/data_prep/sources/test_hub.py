@@ -32,6 +32,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
 @pytest.mark.parametrize("chunk_bytes", [1, 1000, 1 << 20])
 def test_a_local_folder(tmp_path: Path, chunk_bytes: int) -> None:
     path = write_rows(tmp_path / "data/train.jsonl", [{"body": text, "n": 1} for text in TEXTS])
+    write_rows(tmp_path / "data/.hidden/train.jsonl", [{"body": "hidden", "n": 1}])
     source = parse_source(f"datasets:{tmp_path}/data", field="body")
     assert isinstance(source, HubDataset)
     source = replace(source, chunk_bytes=chunk_bytes)
