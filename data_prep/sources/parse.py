@@ -9,7 +9,6 @@ from data_prep.sources.gutenberg import Books
 from data_prep.sources.hub import HubDataset
 from data_prep.sources.installed import InstalledDocs
 from data_prep.sources.jsonl import JsonLines
-from data_prep.sources.parquet import ParquetFiles
 from data_prep.sources.text import TextFiles
 from data_prep.sources.wikipedia import WikipediaDump
 from dsparse.errors import UserError
@@ -46,6 +45,9 @@ def parse_source(spec: str, *, field: str = "text") -> Source:
     if place and kind == "jsonl":
         return JsonLines.at(spec, Path(place), field=field)
     if place and kind == "parquet":
+        # pyarrow is large, and no other source needs it.
+        from data_prep.sources.parquet import ParquetFiles
+
         return ParquetFiles.at(spec, Path(place), field=field)
     if place and kind == "datasets":
         return HubDataset.named(spec, place, field=field)
