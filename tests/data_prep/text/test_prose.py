@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from data_prep.clean import is_prose, normalise, prose_of_markup, prose_of_text, without_markup
+from data_prep.text.prose import is_prose, normalise, prose_of_markup, prose_of_text, without_markup
 
 MARKUP = {
     "paragraphs": ("First line\ngoes on.\n\n  Second.", ["First line goes on.", "Second."]),
@@ -127,3 +127,21 @@ def test_normalise() -> None:
 def test_plain_text_is_left_alone() -> None:
     text = "x = 1; y = {2}\r\nstill here\r\n\r\n----\n\nThe end."
     assert prose_of_text(text) == ["x = 1; y = {2} still here", "The end."]
+
+
+RUNS = [
+    ":a", ":a:", "`", "`a ", "*a", "* a", "<a", "[a](", "[a]", "![", "[a", "http://", "_", "(a", "a :", "\\*", "x",
+    "::\n\n x",
+    "- ", "| ", "= ", "=", "\n", "a: ", "a (b): ", "@a ", "  ",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sign", RUNS)
+def test_long_runs_take_no_longer_than_text(sign: str) -> None:
+    """What grows with the square of the length would take hours."""
+    prose_of_markup(sign * (200_000 // len(sign)) + " x")
+
+
+def test_blank_lines_at_the_beginning_change_nothing() -> None:
+    text = "\n  First::\n\n      code = 1\n\n  Second."
+    assert prose_of_markup(text) == prose_of_markup("\n \n\n" + text) == ["First:", "Second."]
