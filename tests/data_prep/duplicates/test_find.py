@@ -16,7 +16,7 @@ from data_prep.duplicates.signature import MinHashOptions, Signatures, signature
 from dsparse.errors import UserError
 from tests.data_prep.duplicates.corpus import CHANGES, NEAR, documents, every, found_in, found_in_texts, split_at
 
-SMALL = MinHashOptions(num_permutations=16, threshold=0.6)
+SMALL = MinHashOptions(num_permutations=32, threshold=24 / 32)
 
 
 def near_oracle(whole: Signatures, options: MinHashOptions) -> list[int]:
