@@ -7,10 +7,14 @@ from collections import Counter
 import numpy as np
 
 _CHUNK = 1 << 20
+_FEW = 256
+"""So few are counted sooner than handed over to numpy."""
 
 
 def count_characters(text: str) -> Counter[str]:
-    """What Counter(text) gives, some ten times as fast where the text is long: join short ones."""
+    """What Counter(text) gives, some ten times as fast where the text is long: join short ones first."""
+    if len(text) <= _FEW:
+        return Counter(text)
     counts: Counter[str] = Counter()
     # In chunks, for numpy turns the bytes into integers of eight.
     for begin in range(0, len(text), _CHUNK):
