@@ -49,6 +49,7 @@ _BEGINNER_WORDS = """
 """
 _BOUND, _NUMBERED = frozenset(_BOUND_WORDS.split()), frozenset(_NUMBERED_WORDS.split())
 _EITHER, _BEGINNERS = frozenset(_EITHER_WORDS.split()), frozenset(_BEGINNER_WORDS.split())
+_ABBREVIATIONS = _BOUND | _NUMBERED | _EITHER
 _SAYS = (
     "added|agreed|announced|answered|asked|began|called|cried|continued|declared|demanded|echoed|exclaimed|explained"
     "|laughed|murmured|muttered|observed|remarked|repeated|replied|returned|roared|said|screamed|shouted|sighed|sobbed"
@@ -62,6 +63,7 @@ _BEFORE_WORD = "\"'“‘«([`*_"
 _NEXT_WORD = re.compile(rf"""{_OPENING}(\w+)(\.?)""")
 _NUMBER = re.compile(r"[(\[]?(?:\d|[ivxlcIVXLC]+\b)")
 _NUMBER_OF_ITEM = re.compile(r"\d{1,3}|[A-Za-z]|[ivx]{1,4}")
+_MAX_ITEM = 4
 _LETTERS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
 _REPORT = re.compile(rf"([A-Z][\w.'’-]*) (?:[A-Z][\w.'’-]* ){{,2}}(?:{_SAYS})\b")
 
@@ -93,7 +95,10 @@ def _is_end(text: str, begin: int, match: re.Match[str]) -> bool:
     if closed > stop + 1:
         return True
     first = max(begin, text.rfind(" ", begin, stop) + 1)
-    word = text[first:stop].lstrip(_BEFORE_WORD)
+    word = text[first:stop]
+    if len(word) > _MAX_ITEM and word.isalpha() and word not in _ABBREVIATIONS:
+        return True  # what follows would find so, too, but later
+    word = word.lstrip(_BEFORE_WORD)
     # "smiles--Mr." and "Lieut.-Col." are the abbreviations at their ends.
     word = word[max(word.rfind("-"), word.rfind("—")) + 1 :]
     if not word:
