@@ -25,7 +25,6 @@ _CONFIG = ftfy.TextFixerConfig(
     explain=False,
 )
 _BLANK_LINE = re.compile(r"\n\s*\n")
-_LETTER = re.compile(r"[^\W\d_]")
 # Unlike "\x85" and "\xa0", these are never part of a character decoded wrongly.
 _ASCII_SPACES = re.compile(r"[\t-\r\x1c-\x1f ]+")
 # Whatever ftfy would change in printable, composed text without entities matches this. Its signs of wrong decoding are
@@ -54,7 +53,7 @@ def repair(text: str) -> str:
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     paragraphs = map(_repair_paragraph, _BLANK_LINE.split(text))
-    return "\n\n".join(paragraph for paragraph in paragraphs if _LETTER.search(paragraph))
+    return "\n\n".join(paragraph for paragraph in paragraphs if any(map(str.isalpha, paragraph)))
 
 
 def _repair_paragraph(text: str) -> str:

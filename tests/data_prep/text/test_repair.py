@@ -23,7 +23,7 @@ REPAIRED = [
     ("a\x00b\x1b[31mred\x1b[0m\u200bc\ufeffd soft\xadhyphen \ue000private", "abredcd softhyphen private"),
     ("e\u0301 and e\u200d\u0301", "é and é"),
     ("tabs\tand\xa0spaces\u2003 \u3000of\r\nall\u2028kinds ", "tabs and spaces of all kinds"),
-    ("One\ngoes on.\n\n \t\nTwo.\r\n\r\n\r\nThree.\n\n----\n\n1. 2. 3.\n\n", "One goes on.\n\nTwo.\n\nThree."),
+    ("One\ngoes on.\n\n \t\nTwo.\r\n\r\n\r\nThree.\n\n----\n\n1. 2. 3²\n\n", "One goes on.\n\nTwo.\n\nThree."),
     ("Ein Bär & zwei Œuvres, naïve façade; Ångström", "Ein Bär & zwei Œuvres, naïve façade; Ångström"),
     ("Москва и 東京 and العربية 👍", "Москва и 東京 and العربية 👍"),
     ("", ""),
@@ -49,7 +49,8 @@ TEXT = st.lists(PIECES).map("".join)
 
 
 @given(text=TEXT)
-@example("œ ").via("a letter that is a sign of wrong decoding by itself")
+@example("?é?œ ").via("one letter is a sign of wrong decoding, another was decoded wrongly")
+@example("вЂЋa").via("Cyrillic letters that are a mark of direction decoded wrongly")
 @example("a Â b").via("a letter that is a sign of wrong decoding by itself")
 @example("\x1fa\x1cb").via("control characters that are white space to Python")
 @example("a\r").via("white space at the end")
