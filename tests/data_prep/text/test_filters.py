@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_prep.text import filters
@@ -126,12 +126,15 @@ def test_share_of_repeated_lines() -> None:
     assert repeated_line_share("a\n\nb\na\n\n\na") == 0.5
 
 
-CHARACTERS = st.text(st.one_of(st.characters(), st.sampled_from("abcé \n\t.,12\x1c\xa0")), min_size=1)
+CHARACTERS = st.text(
+    st.one_of(st.characters(), st.sampled_from("abcé.,12 \t\n\v\f\r\x1c\x1d\x1e\x1f\x85\xa0")), min_size=1
+)
 
 
 @given(
     text=CHARACTERS.filter(str.strip), limit=st.sampled_from([0.0, 0.3, 0.6, 1.0]), length=st.sampled_from([1, 2, 5])
 )
+@example(text="a\tb\nc\vd\fe\rf\x1cg\x1dh\x1ei\x1fj k", limit=1.0, length=1).via("every white space of ASCII")
 def test_characters_by_the_definition(text: str, limit: float, length: int) -> None:
     """Although English is judged without looking at what is beyond ASCII."""
     printed = [character for character in text if not character.isspace()]
