@@ -83,12 +83,12 @@ def draw_report(manifest: Manifest, numbers: StoreNumbers, pieces: Pieces, path:
     from matplotlib import pyplot as plt
 
     with plt.rc_context({**_STYLE, "font.family": families()}):
-        figure = plt.figure(figsize=(SIZE_PX[0] / _DPI, SIZE_PX[1] / _DPI), layout="constrained")
+        figure = plt.figure(figsize=(SIZE_PX[0] / _DPI, SIZE_PX[1] / _DPI), dpi=_DPI, layout="constrained")
         try:
             _draw(figure, manifest, numbers, pieces, title)
             aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
             try:
-                figure.savefig(aside, dpi=_DPI, format=path.suffix[1:].lower())
+                figure.savefig(aside, format=path.suffix[1:].lower())
                 aside.replace(path)
             finally:
                 aside.unlink(missing_ok=True)
@@ -244,7 +244,7 @@ def _bars(
         axes.set_xlim(0.7, max(values) ** 1.3 * 2)
     else:
         axes.set_xlim(0, max(*values, 1e-9) * 1.22)
-        axes.locator_params(axis="x", nbins=4)
+        axes.locator_params(axis="x", nbins=4, integer=not is_share)
     say = (lambda value: f"{value:.1%}") if is_share else (lambda value: in_short(round(value)))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.1%}" if is_share else in_short(round(value)))
     for place, value in enumerate(values):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dsparse.data.vocabulary import Vocabulary
 
 _NO_SPACE_BEFORE = frozenset(".,;:!?)]}%…’”")
-_NO_SPACE_AFTER = frozenset("([{“‘")
+_NO_SPACE_AFTER = frozenset("([{“‘$£€")
 _APOSTROPHES = frozenset("'’")
 _SHORT_FORMS = frozenset({"s", "t", "d", "m", "re", "ve", "ll"})
 
