@@ -26,7 +26,7 @@ from dsparse.data.search import last_not_above
 from dsparse.data.shards import ShardedStore
 
 _GROUP = 64
-_GROUPS_AT_ONCE = 1 << 12
+_GROUPS_AT_ONCE = 1 << 10
 
 
 class Windows:
@@ -40,7 +40,8 @@ class Windows:
             max_tokens: L, tokens that fill a window.
         """
         self._store, self._max_tokens = store, max_tokens
-        self._before_C = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._windows_of_groups())])
+        with store.in_order():
+            self._before_C = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._windows_of_groups())])
 
     def __len__(self) -> int:
         return int(self._before_C[-1])
