@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from dsparse.data.manifest import TOKENIZER, Manifest, SplitCounts, shard_name
 from dsparse.data.store import DTYPE_OF_CODE, HEADER, MAGIC, VERSION
@@ -80,3 +82,9 @@ def _write_shard(prefix: Path, num_documents: int, sentences_per_document: int, 
 
 def _chunks(num: int) -> Iterator[np.ndarray]:
     return (np.arange(first, min(first + _AT_ONCE, num)) for first in range(0, num, _AT_ONCE))
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that no file backs: pages of mapped files belong to the system's cache."""
+    gc.collect()
+    return sum(part.anonymous for part in psutil.Process().memory_maps())

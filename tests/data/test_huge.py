@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from dsparse.data.draw import draws
@@ -15,15 +13,9 @@ from dsparse.data.loader import PretrainingData
 from dsparse.data.pairs import make_pairs
 from dsparse.data.shards import ShardedStore
 from dsparse.data.windows import Windows
-from tests.data.huge import write_huge_store
+from tests.data.huge import anonymous_bytes, write_huge_store
 
 MIB = 2**20
-
-
-def anonymous_bytes() -> int:
-    """Memory of this process that no file backs: pages of mapped files belong to the system's cache."""
-    gc.collect()
-    return sum(part.anonymous for part in psutil.Process().memory_maps())
 
 
 def test_a_billion_tokens_open_at_once_and_take_little_memory(tmp_path: Path) -> None:
