@@ -2,7 +2,7 @@
 
 Windows by formula, as `dsparse.data.windows` has them, against windows filled in turn as BERT fills sequences:
 sentences are taken until a sequence is full, and what remains at the end of a document is its last window. Padding is
-the share of a sequence's places that its window leaves empty, cut is the share of the windows' tokens that does not fit.
+the share of a sequence's places that its window leaves empty, cut the share of the windows' tokens that does not fit.
 """
 
 from __future__ import annotations
