@@ -151,10 +151,10 @@ def paired_ratio(slow_s: list[float], fast_s: list[float]) -> float:
     return statistics.median(slow / fast for slow, fast in zip(slow_s, fast_s, strict=True))
 
 
-def timed(function: Callable[..., Any], *args: Any) -> float:
+def timed(function: Callable[..., Any], *args: Any, **named: Any) -> float:
     """Seconds a call takes."""
     t0_s = time.perf_counter()
-    function(*args)
+    function(*args, **named)
     return time.perf_counter() - t0_s
 
 

@@ -1,4 +1,4 @@
-"""`dsparse checkpoint inspect | verify | convert`: looking at checkpoints from a shell, without a process group."""
+"""`dsparse checkpoint inspect | verify | convert`, `dsparse estimate`: tools for a shell, without a process group."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from dsparse.checkpoint import folder
 from dsparse.checkpoint.manifest import MANIFEST, Manifest
 from dsparse.checkpoint.summary import as_text, summarize
+from dsparse.cli import estimate
 from dsparse.errors import CheckpointError, exit_on_user_error
 
 _PATH_HELP = "a checkpoint (runs/a/checkpoints/step20), or a folder of them (runs/a/checkpoints) or a run (runs/a)"
@@ -19,8 +20,12 @@ _CHECKPOINTS = "checkpoints"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The program; exits with 2 after a user error and with 1 where `verify` found damage."""
-    arguments = _parser().parse_args(argv)
-    with exit_on_user_error(arguments.debug):
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and not arguments.takes_more:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments.rest = rest
+    with exit_on_user_error(arguments.debug or "--debug" in rest):
         sys.exit(arguments.run(arguments))
 
 
@@ -104,6 +109,7 @@ def all_checkpoints(path: Path) -> Iterator[Path]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dsparse", description="Tools beside launch/pretrain.py.")
     parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
+    parser.set_defaults(takes_more=False)
     groups = parser.add_subparsers(title="commands", required=True)
     group = groups.add_parser("checkpoint", help="look at checkpoints").add_subparsers(title="commands", required=True)
 
@@ -120,6 +126,17 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("path", type=Path, help=_PATH_HELP)
     one.add_argument("--out", type=Path, required=True, help="folder for the converted checkpoint")
     one.set_defaults(run=convert)
+
+    one = groups.add_parser(
+        "estimate",
+        help="what a run would read and compute",
+        usage="dsparse estimate [--ranks N] [any flags of launch/pretrain.py]",
+        description="Prints tokens, samples, epochs and encoder FLOPs of a run, from its configuration and its store.",
+        epilog="example: dsparse estimate --config launch/presets/base.yaml --data.store build/store --ranks 8",
+        allow_abbrev=False,
+    )
+    estimate.add_arguments(one)
+    one.set_defaults(run=estimate.run, takes_more=True)
     return parser
 
 

@@ -8,7 +8,9 @@ Shapes: N sentences and D documents of the split, S shards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +78,14 @@ class ShardedStore:
         """As `TokenStore.tokens_at`."""
         return self._look_up(TokenStore.tokens_at, positions, of=self._tokens, to=None)
 
+    @contextmanager
+    def in_order(self) -> Iterator[None]:
+        """As `TokenStore.in_order`."""
+        with ExitStack() as stack:
+            for shard in self.shards:
+                stack.enter_context(shard.in_order())
+            yield
+
     def _look_up(
         self,
         lookup: _Lookup,
@@ -101,11 +111,14 @@ class ShardedStore:
         # The number past the last one is that of the last shard's end.
         shard_of = np.minimum(np.searchsorted(of, wanted, side="right") - 1, len(self.shards) - 1)
         order = np.argsort(shard_of, kind="stable")
-        asked, starts = np.unique(shard_of[order], return_index=True)
+        shard_of = shard_of[order]
+        within = wanted[order] - of[shard_of]
+        edges = [0, *(np.flatnonzero(np.diff(shard_of)) + 1).tolist(), len(wanted)]
+        for start, end in itertools.pairwise(edges):
+            if end > start:
+                within[start:end] = lookup(self.shards[shard_of[start]], within[start:end])
         found = np.empty_like(wanted)
-        for shard, places in zip(asked.tolist(), np.split(order, starts[1:]), strict=True):
-            values = lookup(self.shards[shard], wanted[places] - of[shard])
-            found[places] = values if to is None else values + to[shard]
+        found[order] = within if to is None else within + to[shard_of]
         return found.reshape(numbers.shape)
 
 

@@ -23,8 +23,10 @@ Shapes: N sentences, D documents.
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +95,10 @@ class TokenStore:
                 raise UserError(f"Expected a file {path}. Got none; {_REMAKE}.")
         dtype, num_sentences, num_bounds = self._read_header()
         offset = HEADER.size
-        self.lengths_N, offset = self._map(np.dtype("<i4"), num_sentences, offset)
-        self.starts_N, offset = self._map(np.dtype("<i8"), num_sentences, offset)
-        self.documents, _ = self._map(np.dtype("<i8"), num_bounds, offset)
+        index = _map(self.idx_path)
+        self.lengths_N, offset = _array(index, np.dtype("<i4"), num_sentences, offset)
+        self.starts_N, offset = _array(index, np.dtype("<i8"), num_sentences, offset)
+        self.documents, _ = _array(index, np.dtype("<i8"), num_bounds, offset)
         num_bytes = self.bin_path.stat().st_size
         wanted_bytes = (int(self.starts_N[-1]) + int(self.lengths_N[-1]) * dtype.itemsize) if num_sentences else 0
         if num_bytes != wanted_bytes:
@@ -103,7 +106,11 @@ class TokenStore:
                 f"Expected {self.bin_path} to hold {wanted_bytes} bytes, as its index says. Got {num_bytes}: "
                 f"it is {'truncated' if num_bytes < wanted_bytes else 'of another index'}; {_REMAKE}."
             )
-        self.tokens = np.asarray(np.memmap(self.bin_path, dtype, "r")) if num_bytes else np.empty(0, dtype)
+        self._log_itemsize = dtype.itemsize.bit_length() - 1
+        # An empty file cannot be mapped.
+        content = [_map(self.bin_path)] if num_bytes else []
+        self.tokens = np.frombuffer(content[0], dtype) if content else np.empty(0, dtype)
+        self._maps = [index, *content]
         if self.documents[0] != 0 or self.documents[-1] != num_sentences:
             raise UserError(
                 f"Expected the document index of {self.idx_path} to run from 0 to {num_sentences}. "
@@ -145,8 +152,10 @@ class TokenStore:
         Returns:
             int64 of the same shape.
         """
-        starts = self.starts_N[np.minimum(sentences, self.num_sentences - 1)] // self.tokens.itemsize
-        return np.where(sentences < self.num_sentences, starts, self.num_tokens)
+        num_sentences = self.num_sentences
+        # Shifting is several times faster than dividing.
+        starts = self.starts_N[np.minimum(sentences, num_sentences - 1)] >> self._log_itemsize
+        return np.where(sentences < num_sentences, starts, self.num_tokens)
 
     def document_bounds(self, documents: NDArray[np.int64]) -> NDArray[np.int64]:
         """The sentence with which each of these documents begins; for the number D, N.
@@ -183,13 +192,29 @@ class TokenStore:
         """
         return self.tokens[positions].astype(np.int64)
 
+    @contextmanager
+    def in_order(self) -> Iterator[None]:
+        """While the files are read from end to end: lets the system read ahead, which it else does not.
+
+        A batch needs a page here and one there. Some systems read megabytes ahead at each, and a corpus that is not in
+        memory is then read hundreds of times slower.
+        """
+        for mapped in self._maps:
+            mapped.madvise(mmap.MADV_NORMAL)
+        try:
+            yield
+        finally:
+            for mapped in self._maps:
+                mapped.madvise(mmap.MADV_RANDOM)
+
     def problems(self, vocab_size: int) -> list[str]:
         """Reads everything and says what is wrong, one line each; an empty list is a sound store.
 
         Args:
             vocab_size: every token must be below it.
         """
-        return [*self._problems_of_index(), *self._problems_of_tokens(vocab_size)]
+        with self.in_order():
+            return [*self._problems_of_index(), *self._problems_of_tokens(vocab_size)]
 
     def _problems_of_index(self) -> Iterator[str]:
         expected_start = 0
@@ -244,12 +269,19 @@ class TokenStore:
             )
         return DTYPE_OF_CODE[code], num_sentences, num_bounds
 
-    def _map(self, dtype: np.dtype[Any], count: int, offset: int) -> tuple[NDArray[Any], int]:
-        """An array of the index file, and the byte after it."""
-        if count == 0:
-            return np.empty(0, dtype), offset
-        mapped = np.asarray(np.memmap(self.idx_path, dtype, "r", offset=offset, shape=(count,)))
-        return mapped, offset + mapped.nbytes
+
+def _map(path: Path) -> mmap.mmap:
+    """A file of which pages here and there will be read."""
+    with path.open("rb") as stream:
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    mapped.madvise(mmap.MADV_RANDOM)
+    return mapped
+
+
+def _array(mapped: mmap.mmap, dtype: np.dtype[Any], count: int, offset: int) -> tuple[NDArray[Any], int]:
+    """An array of a file, and the byte after it."""
+    array = np.frombuffer(mapped, dtype, count, offset) if count else np.empty(0, dtype)
+    return array, offset + array.nbytes
 
 
 def with_suffix(prefix: Path, suffix: str) -> Path:

@@ -8,8 +8,8 @@ the end of its document the one before. A sentence longer than its stretch is in
 them cuts another part of it.
 
 Stretches are half a mean sentence longer than a sequence, for by so much at least sentences pass its end that are taken
-until it is full, as BERT takes them. A document has no short window at its end, so that fewer tokens are lost to
-padding and to cutting than with BERT's (docs/benchmarks.md).
+until it is full, as BERT takes them. Padding is about as much as with BERT's, though a document has no short window at
+its end, and fewer tokens are cut off (docs/benchmarks.md).
 
 A number is found by a table of the windows before every 64th document, which is all that is kept in memory. Making the
 table looks at the bounds of documents alone.
@@ -26,7 +26,7 @@ from dsparse.data.search import last_not_above
 from dsparse.data.shards import ShardedStore
 
 _GROUP = 64
-_GROUPS_AT_ONCE = 1 << 12
+_GROUPS_AT_ONCE = 1 << 10
 
 
 class Windows:
@@ -40,7 +40,8 @@ class Windows:
             max_tokens: L, tokens that fill a window.
         """
         self._store, self._max_tokens = store, max_tokens
-        self._before_C = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._windows_of_groups())])
+        with store.in_order():
+            self._before_C = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._windows_of_groups())])
 
     def __len__(self) -> int:
         return int(self._before_C[-1])

@@ -42,7 +42,7 @@ from dsparse.layout.convert import check_model, pack_linears, unpack_linears
 from dsparse.layout.masked import MaskedWeight, zero_outside
 from dsparse.models.selection import check_blocks_divide, select_weights
 from dsparse.pattern.block_pattern import BlockPattern
-from dsparse.pattern.budget import erk_budget, uniform_budget
+from dsparse.pattern.budget import block_budget
 from dsparse.schedule import num_moved
 
 logger = logging.getLogger(__name__)
@@ -245,9 +245,7 @@ def check_sparse_run(ds_config: Mapping[str, Any], model: nn.Module) -> Sparsity
 def initial_patterns(shapes: Mapping[str, tuple[int, int]], sparsity: SparsityConfig) -> dict[str, BlockPattern]:
     """Random patterns for weights of the given (O, I), a function of names, shapes and settings alone."""
     block = sparsity.block_size
-    grids = {name: (rows // block, cols // block) for name, (rows, cols) in shapes.items()}
-    budget = erk_budget if sparsity.distribution == "erk" else uniform_budget
-    counts = budget(grids, sparsity.density)
+    counts = block_budget(shapes, block=block, distribution=sparsity.distribution, density=sparsity.density)
     return {
         name: BlockPattern.random_with_count(shape, block=block, num_active=counts[name], seed=sparsity.seed, name=name)
         for name, shape in shapes.items()

@@ -6,6 +6,7 @@ Counts are integers that add up exactly; nothing is "about" the density.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from dsparse.errors import UserError
 
@@ -19,6 +20,24 @@ def num_active_blocks(num_blocks: int, density: float) -> int:
     if not 0 < density <= 1:
         raise UserError(f"Expected a density in (0, 1]. Got {density}.")
     return max(1, round(density * num_blocks))
+
+
+def block_budget(
+    shapes: Mapping[str, tuple[int, int]], *, block: int, distribution: str, density: float
+) -> dict[str, int]:
+    """Active blocks of each weight.
+
+    Args:
+        shapes: (O, I), elements, by weight name; `block` divides them.
+        block: elements per block side.
+        distribution: "uniform" or "erk".
+        density: active share, in (0, 1].
+
+    Returns:
+        Active blocks by weight name.
+    """
+    grids = {name: (rows // block, cols // block) for name, (rows, cols) in shapes.items()}
+    return (erk_budget if distribution == "erk" else uniform_budget)(grids, density)
 
 
 def uniform_budget(grids: dict[str, tuple[int, int]], density: float) -> dict[str, int]:

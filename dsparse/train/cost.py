@@ -46,8 +46,9 @@ class EncoderCost:
 
     def of_step(self, engine: Any) -> float:
         """FLOPs of a step with the engine's patterns; all weights count as dense without patterns."""
-        patterns = getattr(engine, "patterns", {})
-        weights = {
-            name: (*shape, patterns[name].density if name in patterns else 1.0) for name, shape in self.shapes.items()
-        }
+        return self.of_densities({name: pattern.density for name, pattern in getattr(engine, "patterns", {}).items()})
+
+    def of_densities(self, densities: Mapping[str, float]) -> float:
+        """FLOPs of a step with weights of these densities, by parameter name; the others count as dense."""
+        weights = {name: (*shape, densities.get(name, 1.0)) for name, shape in self.shapes.items()}
         return weights_training_flops(weights, num_tokens=self.num_tokens) + self.attention_flops

@@ -65,11 +65,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             pretrain(merged, signals)
 
 
-def load_run(run: RunConfig) -> MergedRun:
-    """Finds the run's files and joins it with its DeepSpeed JSON; UserError for whatever is wrong with either."""
+def load_run(run: RunConfig, world_size: int | None = None) -> MergedRun:
+    """Finds the run's files and joins it with its DeepSpeed JSON; UserError for whatever is wrong with either.
+
+    Args:
+        run: as typed.
+        world_size: number of ranks; None takes the launcher's.
+    """
     json_path = find_input(run.deepspeed_config)
     run = replace(run, deepspeed_config=str(json_path), data=replace(run.data, store=str(find_input(run.data.store))))
-    return merge(run, read_json(json_path), json_path=json_path, world_size=launched_world_size())
+    return merge(run, read_json(json_path), json_path=json_path, world_size=world_size or launched_world_size())
 
 
 def pretrain(merged: MergedRun, signals: StopSignals) -> None:

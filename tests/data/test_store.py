@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import re
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,6 +116,27 @@ def test_a_worker_maps_the_files_itself(tmp_path: Path) -> None:
     sent = pickle.dumps(store)
     assert len(sent) < 1000
     assert np.array_equal(pickle.loads(sent).tokens, store.tokens)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_the_system_reads_ahead_only_in_order(tmp_path: Path) -> None:
+    store = write(tmp_path / "train", DOCUMENTS)
+    at_random = {"train.bin": True, "train.idx": True}
+    assert is_read_at_random(tmp_path) == at_random
+    with store.in_order():
+        assert is_read_at_random(tmp_path) == {"train.bin": False, "train.idx": False}
+    assert is_read_at_random(tmp_path) == at_random
+
+
+def is_read_at_random(folder: Path) -> dict[str, bool]:
+    """Of the files of a folder that this process maps."""
+    found, name = {}, None
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            name = Path(line.split()[-1]).name if str(folder) in line else None
+        elif name is not None and line.startswith("VmFlags:"):
+            found[name] = "rr" in line.split()
+    return found
 
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(1024, UINT16), (65499, UINT16), (65500, INT32), (250_000, INT32)])
