@@ -29,9 +29,9 @@ os.environ["RAYON_NUM_THREADS"] = "1"
 import datasketch
 import numpy as np
 import rensa
+from data_prep.docstrings import docstrings_of, installed_modules
 from numpy.typing import NDArray
 
-from data_prep.docstrings import docstrings_of, installed_modules
 from data_prep.duplicates.find import DuplicateFinder, Kind
 from data_prep.duplicates.signature import MinHashOptions, signatures
 from dsparse.data.draw import draws

@@ -1,8 +1,13 @@
-"""How well and how fast sentence splitters do: `python benchmarks/sentence_splitters.py --text a_novel.txt`.
+"""How well and how fast sentence splitters do.
 
-Accuracy is over the boundaries inside the hand-checked paragraphs of tests/data_prep/text/sentences; speed is over the
-paragraphs of any text, one core. Splitters that are not installed are left out; all of them:
-`pip install sentencex pysbd syntok blingfire`.
+    pip install pysbd syntok blingfire
+    git clone https://github.com/UniversalDependencies/UD_English-GUM build/gum
+    python benchmarks/sentence_splitters.py --text a_novel.txt --treebank build/gum
+
+Accuracy is over the boundaries inside paragraphs: of treebanks, whose sentences linguists have set, and of a set of our
+own, tests/data_prep/text/sentences, which was written to be difficult: abbreviations, numbers, and dialogue in
+quotation marks, inside which some splitters split and others do not. Speed is over the paragraphs of any text, one
+core. Splitters that are not installed are left out.
 """
 
 from __future__ import annotations
@@ -22,6 +27,8 @@ from data_prep.text.sentences import split_sentences
 
 CHECKED = Path(__file__).resolve().parents[1] / "tests/data_prep/text/sentences"
 Splitter = Callable[[str], Iterable[str]]
+SPOKEN = ("conversation", "court", "podcast", "speech", "vlog")
+"""Genres of a treebank that nobody has written down in sentences."""
 _MIN_SECONDS = 2.0
 
 
@@ -98,7 +105,7 @@ def megabytes_per_second(splitter: Splitter, paragraphs: list[str]) -> float:
 def installed_splitters() -> dict[str, Splitter]:
     """Ours and those of the libraries that are there."""
     makers: dict[str, Callable[[], Splitter]] = {
-        "data_prep.text.sentences": lambda: split_sentences,
+        "sentencex, as we use it": lambda: split_sentences,
         "sentencex": _sentencex,
         "syntok": _syntok,
         "pysbd": _pysbd,
@@ -139,20 +146,40 @@ def _blingfire() -> Splitter:
     return lambda paragraph: library.text_to_sentences(paragraph).split("\n")
 
 
+def read_treebank(folder: Path) -> list[list[str]]:
+    """The paragraphs of a treebank of Universal Dependencies, each a list of sentences."""
+    paragraphs: list[list[str]] = []
+    is_prose = True
+    for path in sorted(folder.glob("*.conllu")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("# meta::genre"):
+                is_prose = line.partition("=")[2].strip() not in SPOKEN
+            elif line.startswith(("# newdoc", "# newpar")) and not line.startswith("# newpar_block"):
+                paragraphs.append([])
+            elif line.startswith("# text = ") and is_prose:
+                paragraphs[-1].append(" ".join(line.partition("=")[2].split()))
+    return [sentences for sentences in paragraphs if sentences]
+
+
 def main() -> None:
-    """Measures and prints a table in Markdown."""
+    """Measures and prints tables in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, required=True, help="plain text in UTF-8, some megabytes, for the speed")
-    paragraphs = repair(parser.parse_args().text.read_text(encoding="utf-8")).split("\n\n")
-    checked = read_checked()
-    print(f"{sum(map(len, checked))} sentences in {len(checked)} paragraphs\n")
-    print("| splitter | precision | recall | F1 | exact paragraphs | MB/s |\n|---|---|---|---|---|---|")
-    for name, splitter in installed_splitters().items():
-        result = score(splitter, checked)
-        speed = megabytes_per_second(splitter, paragraphs)
-        accuracy = f"{result.precision:.3f} | {result.recall:.3f} | {result.f1:.3f}"
-        exact = f"{result.num_exact} of {result.num_paragraphs}"
-        print(f"| {name} | {accuracy} | {exact} | {speed:.1f} |", flush=True)
+    parser.add_argument("--treebank", type=Path, action="append", default=[], help="folder of *.conllu files")
+    arguments = parser.parse_args()
+    texts = repair(arguments.text.read_text(encoding="utf-8")).split("\n\n")
+    splitters = installed_splitters()
+    speeds = {name: megabytes_per_second(splitter, texts) for name, splitter in splitters.items()}
+    sets = {f"treebank {folder.name}": read_treebank(folder) for folder in arguments.treebank}
+    for title, paragraphs in {**sets, "our own set": read_checked()}.items():
+        print(f"{title}: {sum(map(len, paragraphs))} sentences in {len(paragraphs)} paragraphs\n")
+        print("| splitter | precision | recall | F1 | exact paragraphs | MB/s |\n|---|---|---|---|---|---|")
+        for name, splitter in splitters.items():
+            result = score(splitter, paragraphs)
+            accuracy = f"{result.precision:.3f} | {result.recall:.3f} | {result.f1:.3f}"
+            exact = f"{result.num_exact / result.num_paragraphs:.1%}"
+            print(f"| {name} | {accuracy} | {exact} | {speeds[name]:.1f} |", flush=True)
+        print()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ if __name__ == "__main__":
 
 import dataclasses
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from data_prep.pipeline.command import run_stage_as_command
@@ -26,7 +25,6 @@ from data_prep.pipeline.stage import Context
 from data_prep.pipeline.tally import Tally
 from data_prep.recipe import Recipe, filters_of
 from data_prep.text.filters import Filters
-from data_prep.text.language import LanguageId
 from data_prep.text.repair import repair
 
 NO_TEXT = "no text"
@@ -42,7 +40,7 @@ class Clean:
 
     def options(self, recipe: Recipe) -> dict[str, Any]:
         """Bounds of all filters."""
-        return {"filters": dataclasses.asdict(filters_of(recipe)), "language": recipe.language}
+        return {"filters": dataclasses.asdict(filters_of(recipe))}
 
     def run(self, context: Context) -> dict[str, Any]:
         """Writes a part for each part."""
@@ -52,7 +50,7 @@ class Clean:
             _clean,
             part_paths(context.folder("extract")),
             context.folder(self.name),
-            options=(filters_of(recipe), recipe.language),
+            options=filters_of(recipe),
             num_workers=recipe.workers,
         )
         for report in reports:
@@ -60,14 +58,12 @@ class Clean:
         return tally.summary()
 
 
-def _clean(part: Part, options: tuple[Filters, str | None]) -> tuple[dict[str, list[str]], Report]:
-    filters, language = options
-    identify = None if language is None else _language_id(language)
+def _clean(part: Part, filters: Filters) -> tuple[dict[str, list[str]], Report]:
     report = Report(source=part.report.source, is_repetitive=part.report.is_repetitive)
     places, texts = [], []
     for place, raw in zip(part.values("place"), part.values(), strict=True):
         text = repair(raw)
-        reason = NO_TEXT if not text else filters.why_dropped(text) or (identify and identify.why_dropped(text))
+        reason = filters.why_dropped(text) if text else NO_TEXT
         if reason:
             report.left_out[reason] += 1
         else:
@@ -75,11 +71,6 @@ def _clean(part: Part, options: tuple[Filters, str | None]) -> tuple[dict[str, l
             texts.append(text)
     report.count(texts)
     return {"place": places, "text": texts}, report
-
-
-@cache
-def _language_id(language: str) -> LanguageId:
-    return LanguageId(language)
 
 
 if __name__ == "__main__":

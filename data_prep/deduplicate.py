@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.duplicates.find import DuplicateFinder, Kind
-from data_prep.duplicates.signature import MinHashOptions, signatures
+from data_prep.duplicates.signature import ALGORITHM_VERSION, MinHashOptions, signatures
 from data_prep.pipeline.command import run_stage_as_command
 from data_prep.pipeline.mapping import map_parts
 from data_prep.pipeline.parts import Part, Report, part_paths, read_part
@@ -50,7 +50,7 @@ class Deduplicate:
 
     def options(self, recipe: Recipe) -> dict[str, Any]:
         """From which similarity documents are the same."""
-        return {"near_duplicates": recipe.near_duplicates}
+        return {"near_duplicates": recipe.near_duplicates, "minhash": ALGORITHM_VERSION}
 
     def run(self, context: Context) -> dict[str, Any]:
         """Writes a part for each part.

@@ -135,13 +135,13 @@ def filters_of(recipe: Recipe) -> Filters:
     Raises:
         UserError: a name or a value is wrong.
     """
-    known = {one.name for one in dataclasses.fields(Filters)}
+    known = {one.name for one in dataclasses.fields(Filters)} - {"language"}
     for name, value in recipe.filters.items():
         if name not in known:
             raise UserError(f"Expected filters named {', '.join(sorted(known))}. Got {name!r}.")
         if isinstance(value, bool) or not isinstance(value, int | float | None):
             raise UserError(f"Expected a number, or null, for the filter {name}. Got {value!r}.")
-    return Filters(**recipe.filters)
+    return Filters(**recipe.filters, language=recipe.language)
 
 
 def _read(path: Path) -> dict[str, Any]:

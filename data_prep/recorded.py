@@ -29,7 +29,6 @@ def recorded_recipe(context: Context) -> dict[str, Any]:
     return {
         "sources": sources,
         "max_documents": recipe.max_documents,
-        "language": recipe.language,
         "filters": dataclasses.asdict(filters_of(recipe)),
         "near_duplicates": recipe.near_duplicates,
         "vocab_size": None if given else recipe.vocab_size,

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from data_prep import assemble, prepare, verify
+from data_prep.text.filters import Filters
 from data_prep.text.tokenizer import read_tokenizer
 from dsparse.data.loader import MicroBatches, PretrainingData
 from dsparse.data.manifest import Manifest
@@ -35,8 +36,11 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 30 small files of real English."""
     folder = tmp_path_factory.mktemp("prepare") / "texts"
     folder.mkdir()
-    for number, text in enumerate(stdlib_documents()[:30]):
-        (folder / f"{number:02d}.txt").write_text(text[:4000], encoding="utf-8")
+    texts = (text[:4000] for text in stdlib_documents())
+    kept = [text for text in texts if Filters().why_dropped(text) is None][:30]
+    assert len(kept) == 30
+    for number, text in enumerate(kept):
+        (folder / f"{number:02d}.txt").write_text(text, encoding="utf-8")
     return folder
 
 
@@ -183,7 +187,7 @@ ENGLISH = "This is a file with a sentence. It has another one. "
     ("files", "words"),
     [
         ({"a.txt": ""}, ["at least 4 documents", "Got 0"]),
-        ({"a.txt": ENGLISH * 50}, ["at least 4 documents", "Got 1"]),
+        ({"a.txt": " ".join(f"Sentence {i} is new, with the number {i * i} in it." for i in range(50))}, ["at least 4 documents", "Got 1"]),
         ({f"{i}.txt": f"Just one sentence, number {i}." for i in range(9)}, ["the longest of 1 sentences"]),
         ({"a.txt": "\udcff"}, ["not UTF-8", "a.txt, line 1", "--on-error skip"]),
         ({"a.pdf": "x"}, ["*.txt", "Got none"]),

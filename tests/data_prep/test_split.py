@@ -1,4 +1,4 @@
-"""Which documents are held out, drawn for the vocabulary and stored twice: by their text alone, in the share asked for."""
+"""Which documents are held out, drawn for the vocabulary and stored twice: by text alone, in the share asked for."""
 
 from __future__ import annotations
 
