@@ -29,11 +29,11 @@ os.environ["RAYON_NUM_THREADS"] = "1"
 import datasketch
 import numpy as np
 import rensa
-from data_prep.docstrings import docstrings_of, installed_modules
 from numpy.typing import NDArray
 
 from data_prep.duplicates.find import DuplicateFinder, Kind
 from data_prep.duplicates.signature import MinHashOptions, signatures
+from data_prep.sources.docstrings import docstrings_of, installed_modules
 from dsparse.data.draw import draws
 
 Sketch = Callable[[list[NDArray[np.uint64]], int], NDArray[np.integer]]

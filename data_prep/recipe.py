@@ -187,12 +187,11 @@ def _check(name: str, value: Any) -> None:
     may_be_none = name in ("max_documents", "language", "near_duplicates", "tokenizer", "work")
     if name not in _TYPES or (value is None and may_be_none):
         return
-    wanted = _TYPES[name]
+    wanted: tuple[Any, ...] = _TYPES[name]
     if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
         raise UserError(f"Expected {flag} to be {' or '.join(one.__name__ for one in wanted)}. Got {value!r}.")
-    low, high = _RANGES.get(name, (value, value))
-    if not (low <= value <= high if name in _RANGES else True):
-        raise UserError(f"Expected {flag} from {low} to {high}. Got {value}.")
+    if name in _RANGES and not _RANGES[name][0] <= value <= _RANGES[name][1]:
+        raise UserError(f"Expected {flag} from {_RANGES[name][0]} to {_RANGES[name][1]}. Got {value}.")
     if name == "heldout_fraction" and not 0 < value < 1:
         raise UserError(f"Expected {flag} in (0, 1). Got {value}.")
     if name == "near_duplicates" and not 0.5 <= value < 1:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data_prep.pipeline.progress import progress
 from data_prep.sources.base import Source
@@ -57,7 +58,7 @@ def hash_inputs(sources: Iterable[Source], work: Path, *, num_workers: int) -> l
     return [_record_of(paths, stats, known) for paths in files]
 
 
-def _record_of(paths: list[Path], stats: dict[Path, list[int]], known: dict[str, dict]) -> InputRecord:  # type: ignore[type-arg]
+def _record_of(paths: list[Path], stats: dict[Path, list[int]], known: dict[str, dict[str, Any]]) -> InputRecord:
     digest = hashlib.sha256()
     for path in paths:
         digest.update(f"{path}\n{known[str(path)]['sha256']}\n".encode(errors="surrogateescape"))
@@ -83,7 +84,7 @@ def _hash_of(path: Path) -> str:
         return "unreadable"
 
 
-def _read_cache(path: Path) -> dict[str, dict]:  # type: ignore[type-arg]
+def _read_cache(path: Path) -> dict[str, dict[str, Any]]:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):

@@ -187,7 +187,10 @@ ENGLISH = "This is a file with a sentence. It has another one. "
     ("files", "words"),
     [
         ({"a.txt": ""}, ["at least 4 documents", "Got 0"]),
-        ({"a.txt": " ".join(f"Sentence {i} is new, with the number {i * i} in it." for i in range(50))}, ["at least 4 documents", "Got 1"]),
+        (
+            {"a.txt": " ".join(f"Sentence {i} is new, with the number {i * i} in it." for i in range(50))},
+            ["at least 4 documents", "Got 1"],
+        ),
         ({f"{i}.txt": f"Just one sentence, number {i}." for i in range(9)}, ["the longest of 1 sentences"]),
         ({"a.txt": "\udcff"}, ["not UTF-8", "a.txt, line 1", "--on-error skip"]),
         ({"a.pdf": "x"}, ["*.txt", "Got none"]),
