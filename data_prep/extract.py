@@ -38,7 +38,7 @@ class Extract:
 
     name: str = "extract"
     reads: tuple[str, ...] = ()
-    libraries: tuple[str, ...] = ("mwparserfromhell", "datasets", "pyarrow")
+    libraries: tuple[str, ...] = ("wikitextparser", "datasets", "pyarrow")
 
     def options(self, recipe: Recipe) -> dict[str, Any]:
         """How the sources are read."""

@@ -25,6 +25,7 @@ UNREADABLE = "unreadable"
 NOT_JSON = "not JSON"
 NO_TEXT = "no text field"
 NOT_XML = "not XML"
+NOT_WIKITEXT = "not wikitext"
 NOT_PARQUET = "not Parquet"
 LONE_SURROGATE = "lone surrogate"
 

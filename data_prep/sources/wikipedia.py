@@ -18,6 +18,7 @@ from data_prep.sources.base import (
     EMPTY,
     NOT_ARTICLE,
     NOT_UTF8,
+    NOT_WIKITEXT,
     NOT_XML,
     NUL_BYTES,
     REDIRECT,
@@ -32,6 +33,7 @@ from data_prep.sources.base import (
 from data_prep.sources.cutting import Cutting, Piece, chunks_of
 from data_prep.sources.files import Inputs, find_inputs
 from data_prep.sources.wikitext import prose_of_wikitext
+from data_prep.sources.wikitext_bounds import NotWikitextError
 
 SUFFIXES = (".xml",)
 _PAGE_END = re.compile(rb"</page>")
@@ -118,12 +120,19 @@ def _read_page(piece: Piece, begin: int, end: int) -> Item:
         return Problem(NOT_XML, place, f"fetch the file again ({error})")
     name = page.findtext("title") or ""
     place = f"{shown(piece.path)}: {name}" if name else place
-    reason, text = _article(page, name)
+    try:
+        reason, text = _article(page, name)
+    except NotWikitextError as error:
+        return Problem(NOT_WIKITEXT, place, f"mend the page or leave it out ({error})")
     return Skipped(reason, place) if reason else Document(place, text)
 
 
 def _article(page: ET.Element, title: str) -> tuple[str, str]:
-    """Why a page is left out, or "" and its prose."""
+    """Why a page is left out, or "" and its prose.
+
+    Raises:
+        NotWikitextError: no parser could read it.
+    """
     revisions = page.findall("revision")
     if not revisions or (page.findtext("ns") or "0").strip() != "0":
         return NOT_ARTICLE, ""

@@ -1,53 +1,53 @@
 """Prose out of wikitext.
 
-Brackets are taken away from the inside out, a level at a time, so whatever is nested is plain when what is around it is
-looked at; what never closes does not take the rest of the page with it. Time is linear in the length of the page.
-
-mwparserfromhell and wikitextparser were measured beside this, see benchmarks/wikitext.py. Used with care they leave as
-little, but on whole articles they take ten to twenty times as long, lose more, and what to keep of a template, a table
-or a picture has to be written all the same: it is not the parser's to say.
+wikitextparser finds brackets, tags, tables and formatting, in two steps: on the page, for what goes with all that is in
+it, and on each section of what is left, for its plain text. Ours is only what no parser can know: which elements, links
+and templates stand for words, which sections are no part of the article, and which lines are sentences.
+mwparserfromhell, the other library, is measured beside it in benchmarks/wikitext.py.
 """
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Iterator
 
-from data_prep.sources.wikitext_templates import text_of_template
+import wikitextparser
 
-_MAX_DEPTH = 40
-_COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
+from data_prep.sources.wikitext_bounds import NotWikitextError, check_bounds
+from data_prep.sources.wikitext_templates import stands_for_words, text_of_template
+
 # Elements that go with what is in them.
-_DROPPED = (
-    "ce|chem|code|categorytree|gallery|graph|hiero|imagemap|includeonly|inputbox|kbd|mapframe|maplink|math|nowiki|pre"
-    "|ref|references|samp|score|section|source|syntaxhighlight|table|templatedata|templatestyles|timeline"
+_DROPPED = frozenset(
+    {"categorytree", "ce", "chem", "gallery", "graph", "hiero", "imagemap", "includeonly", "inputbox", "mapframe"}
+    | {"maplink", "pre", "ref", "references", "score", "section", "source", "syntaxhighlight", "table", "templatedata"}
+    | {"templatestyles", "timeline"}
 )
-_OPENING = re.compile(rf"<({_DROPPED})(?![\w-])([^<>]*)>", re.IGNORECASE)
-_CLOSING = {name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in _DROPPED.split("|")}
+# A formula or code that is a symbol or a number is a word of the sentence.
+_DROPPED_UNLESS_SIMPLE = frozenset({"code", "kbd", "math", "samp"})
 _SIMPLE_FORMULA = re.compile(r"[\w\s+\-=<>().,/*|!%′']{1,40}")
+_TAG_NAME = re.compile(r"<(\w+)")
+# Elements that part paragraphs. They are often not closed, for which the parser would search to the end of the page.
 _BREAK = re.compile(r"<(?:br|hr|wbr)\b[^<>]*>", re.IGNORECASE)
 _BLOCK = re.compile(r"</?(?:blockquote|center|div|dd|dl|dt|li|ol|p|poem|td|th|tr|ul)\b[^<>]*>", re.IGNORECASE)
-_TAG = re.compile(r"</?[a-z][^<>]*>", re.IGNORECASE)
 
-_TEMPLATE = re.compile(r"\{\{([^{}]*+(?:\{(?!\{)[^{}]*+\}[^{}]*+)*+)\}\}")
-_ARGUMENT = re.compile(r"\{\{\{[^{}]*+\}\}\}")
-_LINK = re.compile(r"\[\[([^\[\]]*+(?:\[(?!\[)[^\[\]]*+\][^\[\]]*+)*+)\]\]")
-_EXTERNAL = re.compile(r"\[(?:(?:https?:|ftp:)?//|mailto:)[^\s\[\]]++[ \t]*+([^\[\]\n]*+)\]", re.IGNORECASE)
-_ADDRESS = re.compile(r"(?:https?|ftp)://[^\s<>\[\]|{}]+", re.IGNORECASE)
 _MEDIA_OR_CATEGORY = re.compile(r"\s*(?:file|image|media|category)\s*:", re.IGNORECASE)
 # An article in another language or a sister project; ":de:…" shows as a link and stays.
 _INTERWIKI = re.compile(r"\s*[a-z]{2,3}(?:-[a-z-]{2,15})?\s*:\S|\s*simple\s*:")
-_MAX_TITLE = 255
 _TRAILING_PARENTHESIS = re.compile(r"\s*\([^()]*\)$|,[^,]*$")
-_SWITCH = re.compile(r"__[A-Z]{3,}__[ \t]*")
+_MAX_TITLE = 255
+# What is left of brackets and tags that never close, and switches.
+_STRAY = re.compile(r"\[\[|\]\]|\{\{+|\}\}+|</?[A-Za-z][^<>]*>|__[A-Z]{3,}__[ \t]*")
+_ADDRESS = re.compile(r"(?:https?|ftp)://[^\s<>\[\]|{}]+", re.IGNORECASE)
 
+_HEADING = re.compile(r"^(=+)(.*?)=+[ \t]*$", re.MULTILINE)
 _APPENDICES = frozenset(
     {"references", "reference", "external links", "external link", "see also", "further reading", "notes", "footnotes"}
     | {"bibliography", "sources", "citations", "works cited", "explanatory notes", "notes and references"}
     | {"references and notes", "notes and citations"}
 )
-_TABLE_BEGIN, _TABLE_END = re.compile(r"[:*#\s]*\{\|"), re.compile(r"\s*\|\}")
+_SIGNS_OF_MARKUP = ("[", "{", "<", "''")
 _MIN_ITEM_WORDS = 5
 _STOPS, _CLOSERS = (".", "!", "?"), "\"')]”’"
 _CITATION = re.compile(r"\b(?:ISBN|ISSN|doi)\b|\bpp?\.\s?\d|[.(]\s?(?:1[5-9]|20)\d\d[a-z]?[).]{1,2}\s")
@@ -56,7 +56,42 @@ _BRACKET_END = re.compile(r"(?<![ ,;:])[ ,;:]++\)")
 _EMPTY_BRACKETS = re.compile(r" ?(?:\([–—/-]?\)|\[\])")
 _SPACE_BEFORE_STOP = re.compile(r" ([,.;:!?])(?=[\s\"')\]]|$)")
 _SPACES = re.compile(r"[ \t\u00a0]{2,}|[\t\u00a0]")
-_STRAY = re.compile(r"\[\[|\]\]|\{\{+|\}\}+")
+
+
+class _Page:
+    """A page whose templates, elements and links give way to the words that they stand for, if any."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        parsed = wikitextparser.parse(text)
+        found: list[tuple[int, int, str | wikitextparser.Template]] = [(*aside.span, "") for aside in parsed.comments]
+        found += [(*template.span, template if stands_for_words(template) else "") for template in parsed.templates]
+        shown = [(tag, _text_of_tag(tag)) for tag in parsed.get_tags()]
+        shown += [(link, _text_of_link(link)) for link in parsed.wikilinks]
+        found += [(*aside.span, text) for aside, text in shown if text is not None]
+        # The outer first: what is in it goes with it.
+        self._asides = sorted(found, key=lambda aside: (aside[0], -aside[1]))
+        self._starts = [start for start, _, _ in self._asides]
+
+    def text(self, begin: int, end: int) -> str:
+        """What stands between two places; links and emphasis in it are not plain yet."""
+        parts = []
+        number = bisect_left(self._starts, begin)
+        while number < len(self._starts) and self._starts[number] < end:
+            start, stop, shown = self._asides[number]
+            number += 1
+            # Elements may overlap with templates: "<b>{{a|</b>}}".
+            if stop > end:
+                continue
+            parts.append(self._text[begin:start])
+            parts.append(shown if isinstance(shown, str) else text_of_template(shown, self._text_of_argument))
+            begin = stop
+            number = bisect_left(self._starts, begin, number)
+        return "".join([*parts, self._text[begin:end]])
+
+    def _text_of_argument(self, argument: wikitextparser.Argument) -> str:
+        end = argument.span[1]
+        return self.text(end - len(argument.value), end)
 
 
 def prose_of_wikitext(wikitext: str) -> str:
@@ -65,46 +100,86 @@ def prose_of_wikitext(wikitext: str) -> str:
     Templates go but for those that stand for words; so do references, tables, pictures, formulas that are more than a
     symbol, headings, the sections behind the article (references, see also and the like), and items of lists that are
     not sentences.
+
+    Raises:
+        NotWikitextError: no parser could read it.
     """
-    return prose_of_lines(without_brackets(wikitext))
+    text = _BLOCK.sub("\n\n", _BREAK.sub(" ", wikitext))
+    check_bounds(text)
+    try:
+        sections = map(_plain, sections_of(_Page(text).text(0, len(text))))
+        return "\n\n".join(filter(None, map(prose_of_lines, sections)))
+    except Exception as error:  # The parser has none of its own: it fails as an index, a type or the stack does.
+        raise NotWikitextError(f"the parser fails with {type(error).__name__}") from error
 
 
-def without_brackets(wikitext: str) -> str:
-    """The lines of a page without elements, templates, links and emphasis; headings, lists and tables are left."""
-    text = _without_elements(_COMMENT.sub("", wikitext))
-    text = _inside_out(_TEMPLATE, text_of_template, _ARGUMENT.sub("", text))
-    text = _BLOCK.sub("\n\n", _BREAK.sub(" ", text))
-    text = _TAG.sub("", text)
-    text = _EXTERNAL.sub(r"\1", text)
-    text = _inside_out(_LINK, _text_of_link, text)
-    for quotes in ("'''''", "'''", "''"):
-        text = text.replace(quotes, "")
-    for pattern in (_ADDRESS, _SWITCH, _STRAY):
-        text = pattern.sub("", text)
-    return html.unescape(text)
+def sections_of(text: str) -> Iterator[str]:
+    """What stands below each heading, but for the sections that are no part of the article."""
+    begin = skipped_level = 0
+    for heading in _HEADING.finditer(text):
+        if not skipped_level:
+            yield text[begin : heading.start()]
+        begin, level = heading.end(), len(heading[1])
+        if not skipped_level or level <= skipped_level:
+            skipped_level = level if heading[2].strip("= \t").casefold() in _APPENDICES else 0
+    if not skipped_level:
+        yield text[begin:]
 
 
 def prose_of_lines(text: str) -> str:
-    """The paragraphs among lines that have headings, lists and tables."""
+    """The paragraphs among lines that have lists and what is left of tables."""
     paragraphs: list[list[str]] = [[]]
-    skipped_level = depth = 0
     for line in text.split("\n"):
-        if line.startswith("=") and line.rstrip().endswith("="):
-            # A table that never closes ends here.
-            depth, level = 0, len(line) - len(line.lstrip("="))
-            if not skipped_level or level <= skipped_level:
-                skipped_level = level if line.strip("= \t").casefold() in _APPENDICES else 0
-            _end_paragraph(paragraphs)
-            continue
-        if "{|" in line and _TABLE_BEGIN.match(line):
-            depth += 1
-            _end_paragraph(paragraphs)
-        elif depth and _TABLE_END.match(line):
-            depth -= 1
-        elif not depth and not skipped_level:
-            _add_line(line, paragraphs)
+        _add_line(line, paragraphs)
     cleaned = (_clean(" ".join(lines)) for lines in paragraphs if lines)
     return "\n\n".join(paragraph for paragraph in cleaned if any(map(str.isalpha, paragraph)))
+
+
+def _text_of_tag(tag: wikitextparser.Tag) -> str | None:
+    """What stands in place of an element; None where that is what is in it."""
+    match = _TAG_NAME.match(tag.string)
+    name = match[1].lower() if match else ""
+    if name in _DROPPED:
+        return ""
+    if name in _DROPPED_UNLESS_SIMPLE:
+        contents = tag.contents.strip()
+        return contents if _SIMPLE_FORMULA.fullmatch(contents) else ""
+    if name == "nowiki":
+        # Its signs are text.
+        return "".join(f"&#{ord(sign)};" if sign in "[]{}|'<>=*#:;" else sign for sign in tag.contents)
+    return None
+
+
+def _text_of_link(link: wikitextparser.WikiLink) -> str | None:
+    """What stands in place of a link; None where that is its text, or its target."""
+    if not _has(link.string, ":", "|]", "| "):
+        return None
+    title, text = link.title, link.text
+    if _MEDIA_OR_CATEGORY.match(title) or _INTERWIKI.match(title):
+        return ""
+    if text is None:
+        return title.lstrip(":") if title.startswith(":") else None
+    # An empty name is the target without what tells it from others.
+    return None if text.strip() else _TRAILING_PARENTHESIS.sub("", title[:_MAX_TITLE]).lstrip(":")
+
+
+def _plain(section: str) -> str:
+    """The lines of a section without markup, but for that of lists."""
+    if _has(section, *_SIGNS_OF_MARKUP):
+        section = wikitextparser.remove_markup(
+            section,
+            replace_tables=lambda _: "",
+            # Each of these two is a search of its own, which takes long.
+            replace_external_links=_has(section, "//", "mailto:"),
+            replace_bolds_and_italics="''" in section,
+            unescape_html_entities=False,
+        )
+    # To look for fixed words is much faster than to match, and most sections have none of these.
+    if "://" in section:
+        section = _ADDRESS.sub("", section)
+    if _has(section, "[[", "]]", "{{", "}}", "<", "__"):
+        section = _STRAY.sub("", section)
+    return html.unescape(section)
 
 
 def _add_line(line: str, paragraphs: list[list[str]]) -> None:
@@ -134,7 +209,6 @@ def _is_sentence(item: str) -> bool:
 def _clean(paragraph: str) -> str:
     """A paragraph without the gaps that what was taken away has left."""
     paragraph = _SPACES.sub(" ", paragraph)
-    # Most paragraphs have none of these, and to look for fixed words is much faster than to match.
     if _has(paragraph, "( ", "(,", "(;", "(:"):
         paragraph = _BRACKET_BEGIN.sub("(", paragraph)
     if _has(paragraph, " )", ",)", ";)", ":)"):
@@ -148,52 +222,3 @@ def _clean(paragraph: str) -> str:
 
 def _has(text: str, *words: str) -> bool:
     return any(word in text for word in words)
-
-
-def _without_elements(text: str) -> str:
-    parts, end = [], 0
-    unclosed = set()
-    for match in _OPENING.finditer(text):
-        if match.start() < end:
-            continue
-        parts.append(text[end : match.start()])
-        end = match.end()
-        name = match[1].lower()
-        if match[2].endswith("/"):
-            continue
-        # One that is not closed is looked for once, not again for each that opens.
-        closing = _CLOSING[name].search(text, end) if name not in unclosed else None
-        if closing is None:
-            unclosed.add(name)
-        else:
-            parts.append(_text_of_element(name, text[end : closing.start()]))
-            end = closing.end()
-    return "".join([*parts, text[end:]])
-
-
-def _text_of_element(name: str, content: str) -> str:
-    """A formula that is a symbol or a number is a word of the sentence; what is not markup shows as it is."""
-    if name == "math" and _SIMPLE_FORMULA.fullmatch(content):
-        return content.strip()
-    if name == "nowiki":
-        return "".join(f"&#{ord(sign)};" if sign in "[]{}|'<>=*#:;" else sign for sign in content)
-    return content if name in ("code", "kbd", "samp") and _SIMPLE_FORMULA.fullmatch(content) else ""
-
-
-def _inside_out(pattern: re.Pattern[str], text_of: Callable[[str], str], text: str) -> str:
-    """Replaces what has no more such brackets inside, then what has none then, and so on."""
-    for _ in range(_MAX_DEPTH):
-        text, count = pattern.subn(lambda match: text_of(match[1]), text)
-        if not count:
-            break
-    return text
-
-
-def _text_of_link(inside: str) -> str:
-    target, bar, shown = inside.partition("|")
-    if _MEDIA_OR_CATEGORY.match(target) or _INTERWIKI.match(target):
-        return ""
-    if bar and shown.strip():
-        return shown.rpartition("|")[2]
-    # An empty name is the target without what tells it from others.
-    return _TRAILING_PARENTHESIS.sub("", target[:_MAX_TITLE]).lstrip(":") if bar else target.lstrip(":")

@@ -5,22 +5,20 @@ All others are boxes, notes, references and notices to editors.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 
-# A bar inside a link is the link's.
-_BAR = re.compile(r"\|(?![^\[\]]*\]\])")
-_ARGUMENT_NAME = re.compile(r"\s*[\w -]{1,30}=")
+import wikitextparser
+
 _SHOWS_FIRST = frozenset(
-    {"abbr", "abbrlink", "angbr", "as of", "big", "bigger", "block quote", "blockquote", "bquote", "center", "cquote"}
+    {"abbr", "abbrlink", "angbr", "big", "bigger", "block quote", "blockquote", "bquote", "center", "cquote"}
     | {"dfn", "em", "flag", "flagcountry", "ill", "interlanguage link", "keypress", "large", "math", "mono", "mvar"}
     | {"nobold", "nobr", "noitalic", "nowrap", "nwr", "overline", "pull quote", "pullquote", "quotation", "quote"}
     | {"quote box", "rquote", "small", "smallcaps", "sm", "smaller", "strong", "sub", "sup", "tq", "tt", "underline"}
     | {"unicode", "usurped", "val", "var", "w", "xt", "yesitalic"}
 )
 _SHOWS_SECOND = frozenset(
-    {"lang", "transl", "transliteration", "color", "colour", "font color", "resize", "hover title"}
+    {"lang", "langx", "transl", "transliteration", "color", "colour", "font color", "resize", "hover title"}
 )
-_SHOWS_LAST = frozenset({"langx", "script"})
 _SIGNS = {
     "ndash": "–", "en dash": "–", "endash": "–", "spaced ndash": " – ", "snd": " – ", "spnd": " – ", "mdash": "—",
     "em dash": "—", "spaced mdash": " — ", "nbsp": " ", "space": " ", "spaces": " ", "thinsp": " ", "'": "'",
@@ -28,50 +26,40 @@ _SIGNS = {
     "minus": "−", "shy": "", "zwsp": "", "bull": "•", "middot": "·", "dot": "·", "·": "·", "\\": "/", "lbr": "[",
     "prime": "′", "pi": "π", "degree": "°", "deg": "°", "sdot": "·",
 }  # fmt: skip
-_DATES = frozenset({"circa", "c.", "ca", "c"})
 _MONTHS = [
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
     "December",
 ]  # fmt: skip
 
 
-def text_of_template(inside: str) -> str:
-    """What a template, between its braces, puts into the sentence; templates inside it are text already."""
-    name, *arguments = _BAR.split(inside)
-    name = " ".join(name.replace("_", " ").split()).lower()
+def stands_for_words(template: wikitextparser.Template) -> bool:
+    """Whether a template puts something into the sentence, whatever it is given."""
+    name = _name_of(template)
+    return name in _STANDS_FOR_WORDS or name.startswith("lang-")
+
+
+def text_of_template(template: wikitextparser.Template, text_of: Callable[[wikitextparser.Argument], str]) -> str:
+    """What a template that stands for words puts into the sentence, given the text of its arguments."""
+    name = _name_of(template)
     if name in _SIGNS:
         return _SIGNS[name]
-    if not arguments:
-        return ""
-    given = [argument for argument in arguments if not _ARGUMENT_NAME.match(argument)]
+    arguments = template.arguments
+    given = [argument for argument in arguments if argument.positional]
     if not given:
-        given = [
-            value.strip() for key, _, value in (a.partition("=") for a in arguments) if key.strip() in ("1", "text")
-        ]
-    given = [argument.strip() for argument in given] or [""]
-    return _shown(name, given)
+        given = [argument for argument in arguments if argument.name.strip() in ("1", "text")]
+    return _shown(name, [text_of(argument).strip() for argument in given] or [""]) if arguments else ""
+
+
+def _name_of(template: wikitextparser.Template) -> str:
+    return template.normal_name().lower()
 
 
 def _shown(name: str, given: list[str]) -> str:
     if name in _SHOWS_FIRST:
-        return given[0] if name != "as of" else _as_of(given)
+        return given[0]
     if name in _SHOWS_SECOND:
         return given[min(1, len(given) - 1)]
-    if name in _SHOWS_LAST or name.startswith("lang-"):
-        return given[-1] if name != "langx" else given[min(1, len(given) - 1)]
-    if name in _DATES:
-        return f"c. {'–'.join(given)}"
-    if name in ("convert", "cvt"):
-        return _measure(given)
-    if name in ("chem", "chem2"):
-        return "".join(given)
-    if name in ("frac", "sfrac", "fraction"):
-        return "/".join(given[-2:]) if len(given) < 3 else f"{given[0]} {'/'.join(given[-2:])}"
-    if name in ("reign", "r."):
-        return f"r. {'–'.join(given)}"
-    if name in ("death date", "birth date", "start date", "end date", "date"):
-        return _date(given)
-    return ""
+    return _COMPOSED[name](given) if name in _COMPOSED else given[-1]
 
 
 def _measure(given: list[str]) -> str:
@@ -88,6 +76,11 @@ def _unit(sign: str) -> str:
             "mi": "miles", "ft": "feet", "lb": "pounds", "yd": "yards"}.get(sign, sign)  # fmt: skip
 
 
+def _fraction(given: list[str]) -> str:
+    parts = "/".join(given[-2:])
+    return parts if len(given) < 3 else f"{given[0]} {parts}"
+
+
 def _as_of(given: list[str]) -> str:
     return f"As of {_date(given)}" if given[0] else ""
 
@@ -98,3 +91,15 @@ def _date(given: list[str]) -> str:
         day = f"{numbers[2]} " if len(numbers) > 2 else ""
         return f"{day}{_MONTHS[numbers[1] - 1]} {numbers[0]}"
     return given[0]
+
+
+_COMPOSED: dict[str, Callable[[list[str]], str]] = {
+    "as of": _as_of,
+    **dict.fromkeys(("circa", "c.", "ca", "c"), lambda given: f"c. {'–'.join(given)}"),
+    **dict.fromkeys(("reign", "r."), lambda given: f"r. {'–'.join(given)}"),
+    **dict.fromkeys(("convert", "cvt"), _measure),
+    **dict.fromkeys(("chem", "chem2"), "".join),
+    **dict.fromkeys(("frac", "sfrac", "fraction"), _fraction),
+    **dict.fromkeys(("death date", "birth date", "start date", "end date", "date"), _date),
+}
+_STANDS_FOR_WORDS = _SHOWS_FIRST | _SHOWS_SECOND | {"script"} | _SIGNS.keys() | _COMPOSED.keys()

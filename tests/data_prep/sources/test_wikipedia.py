@@ -203,6 +203,11 @@ def test_bytes_of_any_kind_give_items(data: bytes, is_first: bool) -> None:
     assert all(isinstance(item, Document | Problem | Skipped) for item in items)
 
 
+def test_a_page_that_no_parser_reads_is_a_problem_with_its_title() -> None:
+    found = read(HEAD + page("Deep", "{{a|" * 2000 + "}}" * 2000) + article(1) + FOOT)
+    assert found == [("not wikitext", "d.xml: Deep"), ("d.xml: Article 1", "Article 1 is an article & more.")]
+
+
 def test_a_real_compression_of_many_streams(tmp_path: Path) -> None:
     path = tmp_path / "d.xml.bz2"
     path.write_bytes(b"".join(bz2.compress(part.encode()) for part in (HEAD, article(1), article(2), FOOT)))

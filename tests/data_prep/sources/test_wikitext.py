@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wikitextparser import Template
 
 from data_prep.sources.wikitext import prose_of_wikitext
 from data_prep.sources.wikitext_templates import text_of_template
@@ -28,8 +29,12 @@ INLINE = [
     ("Use <code>print</code> and <code>{x: [y]}</code> here.", "Use print and here."),
     ("Write <nowiki>[[this]] or {{that}}</nowiki> so.", "Write [[this]] or {{that}} so."),
     ("H<sub>2</sub>O is<br />wet &amp; 5&nbsp;&lt;&nbsp;6 <span style=\"a\">now</span>.", "H2O is wet & 5 < 6 now."),
-    ("__NOTOC__ It is{{{1|there}}}.", "It is."),
+    ("__NOTOC__ It is{{{1| there}}}{{{2}}}.", "It is there."),
     ("An open {{bracket and [[another stay text.", "An open bracket and another stay text."),
+    ("A {{nowrap|{{lang|fr|''[[chat|x]]''}}<ref>a</ref> or {{circa|{{small|5}}}}}} now.", "A x or c. 5 now."),
+    ("A <small>cat {{nowrap|</small> or a dog}}.", "A cat or a dog."),
+    ("It<!-- is\n== References ==\n-->self <!-- not\n== Notes ==\nhere", "Itself"),
+    ("It{{'s}} {{=}}{{!}}{{Template:ndash}}.", "It's =|–."),
     ("An open <ref>reference takes nothing.\n\nNor <ref>this.", "An open reference takes nothing.\n\nNor this."),
     ("{{Infobox\n| name = x\n| map = {{map|{{point|1}}\n| 2}}\n}}\nIt is here.", "It is here."),
 ]  # fmt: skip
@@ -87,7 +92,7 @@ TEMPLATES = [
 
 @pytest.mark.parametrize(("inside", "text"), TEMPLATES)
 def test_templates_that_stand_for_words(inside: str, text: str) -> None:
-    assert text_of_template(inside) == text
+    assert text_of_template(Template("{{" + inside + "}}"), lambda argument: argument.value) == text
 
 
 SIGNS = (
@@ -117,18 +122,3 @@ def test_any_text_gives_paragraphs_without_brackets(wikitext: str) -> None:
     assert all(paragraph == paragraph.strip() != "" for paragraph in prose.split("\n\n")) or prose == ""
     if "&" not in wikitext:
         assert not any(sign in prose for sign in ("<!--", "\n\n\n"))
-
-
-RUNS = [
-    "[[", "]]", "{{", "}}", "{{{", "[[a|", "{{a|", "<ref>", "<ref name=a", "<!--", "[http://a", "[[ ", "{ ", "=", "= ",
-    " =", "(", "( ", ", ", ",", " )", "* ", "*", ": ", "'", "''", "<math>", "http://", "{|\n", "__A", "&amp;", "<",
-    "x ", "x", "[[File:a|[[b]] ", "{{a|{{b}} ", "\n", "\n\n ", " \t", "[a ", "{a ",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("sign", RUNS)
-def test_long_runs_take_no_longer_than_text(sign: str) -> None:
-    """What grows with the square of the length would take hours."""
-    run = sign * (300_000 // len(sign))
-    prose_of_wikitext(f"= {run} x")
-    prose_of_wikitext(f"* {run} x")
