@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dsparse.data.vocabulary import Vocabulary
+from dsparse.data.vocabulary import Vocabulary, bytes_of, is_byte_level
 
 _NO_SPACE_BEFORE = frozenset(".,;:!?)]}%…’”")
 _NO_SPACE_AFTER = frozenset("([{“‘$£€")
@@ -43,11 +43,13 @@ class Pieces:
         vocabulary = Vocabulary.read(path)
         content = json.loads(path.read_bytes())
         texts = [f"[id {number}]" for number in range(vocabulary.size)]
+        is_bytes = is_byte_level(content)
         for piece, number in content["model"]["vocab"].items():
-            texts[int(number)] = printable(piece)
+            text = bytes_of(piece).decode(errors="replace").strip(" ") or "␣" if is_bytes else piece
+            texts[int(number)] = printable(text)
         for token in content.get("added_tokens", []):
             texts[int(token["id"])] = printable(token["content"])
-        return cls(texts=texts, vocabulary=vocabulary, prefix=content["model"]["continuing_subword_prefix"])
+        return cls(texts=texts, vocabulary=vocabulary, prefix=content["model"].get("continuing_subword_prefix") or "")
 
     def words(self, ids_T: NDArray[np.integer]) -> list[NDArray[np.integer]]:
         """Parts tokens into words: a piece and those that go on with it, as masking does.

@@ -83,7 +83,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     """Reads a tokenizer.json for encoding a corpus.
 
     Raises:
-        UserError: the file is missing or is no WordPiece tokenizer with BERT's special tokens.
+        UserError: the file is missing or is neither WordPiece nor byte-level BPE with BERT's special tokens.
     """
     Vocabulary.read(path)
     tokenizer = Tokenizer.from_file(str(path))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsparse.data.vocabulary import Vocabulary
+from dsparse.data.vocabulary import Vocabulary, bytes_of
 from dsparse.errors import UserError
 from tests.data.small import write_tokenizer
 
@@ -57,3 +57,30 @@ def test_other_files_are_refused(tmp_path: Path, content: Any, words: str) -> No
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none"):
         Vocabulary.read(tmp_path / "t.json")
+
+
+def byte_level(tmp_path: Path, **changes: Any) -> Path:
+    vocab = {"Ġthe": 7, "ing": 8, ",": 9, "Ã©": 10, "Ġ": 11, "1": 12}
+    names = {"<pad>": 0, "<unk>": 1, "<s>": 2, "</s>": 3, "<mask>": 4}
+    splitter = {"type": "Sequence", "pretokenizers": [{"type": "Digits"}, {"type": "ByteLevel"}]}
+    content = {"model": {"type": "BPE", "vocab": {**names, **vocab}}, "pre_tokenizer": splitter} | changes
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    return tmp_path / "t.json"
+
+
+def test_byte_level_bpe(tmp_path: Path) -> None:
+    vocabulary = Vocabulary.read(byte_level(tmp_path))
+    assert vocabulary.special_ids == {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+    assert np.flatnonzero(vocabulary.continues_word_V).tolist() == [8, 10, 12]
+
+
+def test_bpe_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no prefix"):
+        Vocabulary.read(byte_level(tmp_path, pre_tokenizer={"type": "Metaspace"}))
+    with pytest.raises(UserError, match="no prefix"):
+        Vocabulary.read(byte_level(tmp_path, pre_tokenizer=None))
+
+
+def test_each_byte_has_a_character() -> None:
+    assert bytes_of("Ġhi") == b" hi" and bytes_of("Ã©").decode() == "é"
+    assert bytes_of("北").decode() == "北"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from data_prep.text import encoder
 from data_prep.text.encoder import SentenceEncoder, is_by_word
 from data_prep.text.tokenizer import read_tokenizer, train_tokenizer
+from dsparse.data.vocabulary import Vocabulary, bytes_of
 from tests.data.store_fixture import stdlib_documents
 
 TEXT = "A naïve café in Zürich — 北京 and Москва: the end's near, isn't it? (Yes!) e-mail x@y.org #1 50% C++ ﬁ ½ Å"
@@ -120,3 +122,57 @@ def test_a_full_memory_changes_nothing(
     monkeypatch.setattr(encoder, "MAX_PIECES", 7)
     made = SentenceEncoder(tokenizer_path)
     assert [np.frombuffer(ids, made.dtype).tolist() for ids in made.encode(sentences[:300])] == wanted
+
+
+@pytest.fixture(scope="module")
+def bpe_path(sentences: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-level BPE tokenizer with RoBERTa's special tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=1200,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sentences, trainer)
+    path = tmp_path_factory.mktemp("bpe") / "tokenizer.json"
+    tokenizer.save(str(path))
+    return path
+
+
+def test_bpe_is_quick_where_it_can_be(bpe_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert SentenceEncoder(bpe_path)._quick is not None
+    monkeypatch.setitem(sys.modules, "gigatoken", None)
+    assert SentenceEncoder(bpe_path)._quick is None
+
+
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_bpe(bpe_path: Path, sentences: list[str], is_quick: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not is_quick:
+        monkeypatch.setitem(sys.modules, "gigatoken", None)
+    texts = [*sentences[:500], TEXT, "", "a <mask> b", "</s>"]
+    assert found(bpe_path, texts) == expected(bpe_path, [" " + text for text in texts])
+    # Sentences with what looks like special tokens keep the others from being encoded quickly, in one call.
+    assert found(bpe_path, sentences[:500]) == expected(bpe_path, [" " + text for text in sentences[:500]])
+
+
+@settings(max_examples=300, deadline=None)
+@given(words=st.lists(WORDS, min_size=0, max_size=12))
+def test_bpe_of_any_text(bpe_path: Path, words: list[str]) -> None:
+    sentence = " ".join(words)
+    assert found(bpe_path, [sentence, "a"]) == expected(bpe_path, [" " + sentence, " a"])
+
+
+def test_words_of_bpe(bpe_path: Path) -> None:
+    """What is masked as a whole."""
+    vocabulary, tokenizer = Vocabulary.read(bpe_path), read_tokenizer(bpe_path)
+    encoded = tokenizer.encode(" Unbelievably, 北京 isn't (far).", add_special_tokens=False)
+    begins = [not vocabulary.continues_word_V[number] for number in encoded.ids]
+    ends = [*np.flatnonzero(begins)[1:].tolist(), len(begins)]
+    pieces = [bytes_of(piece) for piece in encoded.tokens]
+    words = [b"".join(pieces[a:b]).decode() for a, b in zip(np.flatnonzero(begins).tolist(), ends, strict=True)]
+    assert words[:6] == [" Unbelievably", ",", " 北京", " isn", "'t", " (far"]
+    assert "".join(words) == " Unbelievably, 北京 isn't (far)."
+    assert vocabulary.special_ids == {"cls": 0, "pad": 1, "sep": 2, "unk": 3, "mask": 4}
+    assert not set(vocabulary.ordinary_ids.tolist()) & set(range(5))
