@@ -41,7 +41,7 @@ _MAX_TITLE = 255
 _STRAY = re.compile(r"\[\[|\]\]|\{\{+|\}\}+|</?[A-Za-z][^<>]*>|__[A-Z]{3,}__[ \t]*")
 _ADDRESS = re.compile(r"(?:https?|ftp)://[^\s<>\[\]|{}]+", re.IGNORECASE)
 
-_HEADING = re.compile(r"^(=+)(.*?)=+[ \t]*$", re.MULTILINE)
+_HEADING = re.compile(r"^(=++)(.*)=[ \t]*+$", re.MULTILINE)
 _APPENDICES = frozenset(
     {"references", "reference", "external links", "external link", "see also", "further reading", "notes", "footnotes"}
     | {"bibliography", "sources", "citations", "works cited", "explanatory notes", "notes and references"}

@@ -58,7 +58,7 @@ def test_hundreds_are_read_and_thousands_are_not(sign: str) -> None:
         prose_of_wikitext("It is here.\n\n" + sign * 2000)
 
 
-@pytest.mark.parametrize(("opening", "closing", "depth"), [("{{clade|1=", "}}", 40), ("[[File:a.png|", "]]", 10)])
+@pytest.mark.parametrize(("opening", "closing", "depth"), [("{{clade|1=", "}}", 40), ("[[File:a.png|a ", " b]]", 10)])
 def test_depth_is_bounded(opening: str, closing: str, depth: int) -> None:
     assert prose_of_wikitext(opening * depth + closing * depth + "It is here.") == "It is here."
     depth += 1
