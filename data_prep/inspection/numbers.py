@@ -114,11 +114,12 @@ def count_store(manifest: Manifest, store: Path, vocabulary: Vocabulary, advance
     for split in manifest.splits:
         for prefix in manifest.prefixes(store, split):
             shard = TokenStore(prefix)
-            for lengths in _sentence_lengths(shard):
-                sentences.add(lengths)
-            for lengths in _document_lengths(shard):
-                documents.add(lengths)
-            _count_tokens(shard, token_counts_V, advance)
+            with shard.in_order():
+                for lengths in _sentence_lengths(shard):
+                    sentences.add(lengths)
+                for lengths in _document_lengths(shard):
+                    documents.add(lengths)
+                _count_tokens(shard, token_counts_V, advance)
     return StoreNumbers(
         token_counts_V=token_counts_V,
         documents=documents.found(),
@@ -148,12 +149,14 @@ class _Lengths:
 def _sentence_lengths(shard: TokenStore) -> Iterator[NDArray[np.integer]]:
     for first in range(0, shard.num_sentences, _CHUNK):
         yield _checked(shard.lengths_N[first : first + _CHUNK], shard)
+        shard.release()
 
 
 def _document_lengths(shard: TokenStore) -> Iterator[NDArray[np.integer]]:
     for first in range(0, shard.num_documents, _CHUNK):
         begins = shard.documents[first : first + _CHUNK + 1]
         yield _checked(np.diff(shard.token_offsets(begins)), shard)
+        shard.release()
 
 
 def _checked(lengths: NDArray[np.integer], shard: TokenStore) -> NDArray[np.integer]:
@@ -172,6 +175,7 @@ def _count_tokens(shard: TokenStore, token_counts_V: Counts, advance: Advance) -
             raise _damaged(shard.bin_path, f"the token {lowest if lowest < 0 else len(found) - 1}")
         token_counts_V[: len(found)] += found
         advance(len(chunk))
+        shard.release()
 
 
 def _damaged(path: Path, what: str) -> UserError:

@@ -207,6 +207,14 @@ class TokenStore:
             for mapped in self._maps:
                 mapped.madvise(mmap.MADV_RANDOM)
 
+    def release(self) -> None:
+        """Gives back the memory of what was read so far; it is read again where it is needed.
+
+        Pages of a file that is mapped count as this process's memory until somebody wants it.
+        """
+        for mapped in self._maps:
+            mapped.madvise(mmap.MADV_DONTNEED)
+
     def problems(self, vocab_size: int) -> list[str]:
         """Reads everything and says what is wrong, one line each; an empty list is a sound store.
 
@@ -230,6 +238,7 @@ class TokenStore:
                 )
                 return
             expected_start = int(ends[-1])
+            self.release()
         for first in range(0, self.num_documents, CHUNK):
             unordered = np.flatnonzero(np.diff(self.documents[first : first + CHUNK + 1]) < 1)
             if len(unordered):
@@ -248,6 +257,7 @@ class TokenStore:
                     f"not one of the {vocab_size} ids of the vocabulary"
                 )
                 return
+            self.release()
 
     def _read_header(self) -> tuple[np.dtype[Any], int, int]:
         """Token dtype, N and D + 1, with the size of the file checked against them."""

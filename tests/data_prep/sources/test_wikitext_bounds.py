@@ -11,7 +11,7 @@ import wikitextparser
 from data_prep.sources.wikitext import prose_of_wikitext
 from data_prep.sources.wikitext_bounds import NotWikitextError
 
-NUM_CHARACTERS = 60_000
+NUM_CHARACTERS = 100_000
 # What grows with the square of the length would take minutes.
 MAX_S = 10.0
 RUNS = [
