@@ -26,8 +26,8 @@ from data_prep.text.tokenizer import read_tokenizer
 from dsparse.data.store import smallest_dtype
 from dsparse.data.vocabulary import is_byte_level
 
-MAX_WORDS, MAX_PIECES = 300_000, 200_000
-"""Words, and parts of words between punctuation, that are remembered: about 100 MB in all."""
+MAX_WORDS, MAX_PIECES = 600_000, 200_000
+"""Words, and parts of words between punctuation, that are remembered: about 150 MB in all."""
 _PIECE = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9]")
 
 
