@@ -181,10 +181,28 @@ def _begin(folder: Path, key: dict[str, Any], name: str) -> None:
     if isinstance(before, dict):
         changed = ", ".join(what for what in key if before.get(what) != key[what])
         print(f"{name}: made anew, for its {changed} changed", flush=True)
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    _clear(folder, name)
     write_whole(folder / _KEY, json.dumps(key, indent=1, sort_keys=True) + "\n")
+
+
+def _clear(folder: Path, name: str) -> None:
+    """Makes a stage's folder, or empties it; the key goes last, for it tells that the folder is ours to empty.
+
+    Raises:
+        UserError: it holds something and no key.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [path for path in folder.iterdir() if path.name != _KEY]
+    if paths and not (folder / _KEY).is_file():
+        raise UserError(
+            f"Expected {folder} to be new, empty or of the stage {name}. Got something else in it; give another --work."
+        )
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    (folder / _KEY).unlink(missing_ok=True)
 
 
 def _is_output(path: Path) -> bool:

@@ -133,6 +133,35 @@ def test_a_stage_before_it_is_missing(context: Context) -> None:
         run_stage(Count(name="later", reads=("count",)), context)
 
 
+def test_other_peoples_folders_are_safe(context: Context) -> None:
+    folder = context.folder("count")
+    folder.mkdir(parents=True)
+    (folder / "letter.txt").write_text("dear")
+    with pytest.raises(UserError, match="something else in it; give another --work"):
+        run_stage(Count(), context)
+    assert (folder / "letter.txt").read_text() == "dear"
+
+
+def test_clearing_may_be_interrupted(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key goes last, so what is left is known to be ours."""
+    run_stage(Count(), context)
+    other = with_recipe(context, seed=1)
+    unlink, removed = Path.unlink, []
+
+    def killed(path: Path, missing_ok: bool = False) -> None:
+        if len(removed) == 2:
+            raise KeyboardInterrupt
+        removed.append(path.name)
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", killed)
+        run_stage(Count(), other)
+    stage = Count()
+    run_stage(stage, other)
+    assert stage.made == ["0", "1", "2"]
+
+
 def test_skipped_input_is_refused_when_asked(context: Context) -> None:
     class Bad(Count):
         def run(self, context: Context) -> dict[str, Any]:
