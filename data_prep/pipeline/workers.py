@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import multiprocessing
 import os
 import signal
@@ -33,6 +34,11 @@ def in_order(function: Callable[[T], R], tasks: Iterable[T], *, num_workers: int
     Raises:
         UserError: a worker was killed; or what the function raised.
     """
+    tasks = iter(tasks)
+    # A pool starts all of its processes at once, also for the three tasks of a small corpus.
+    first = list(itertools.islice(tasks, num_workers))
+    num_workers = min(num_workers, len(first))
+    tasks = itertools.chain(first, tasks)
     if num_workers <= 1:
         yield from map(function, tasks)
         return
