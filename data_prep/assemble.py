@@ -27,7 +27,7 @@ import numpy as np
 
 from data_prep.pipeline.code_version import library_versions
 from data_prep.pipeline.command import run_as_command
-from data_prep.pipeline.parts import Part, part_paths, read_part
+from data_prep.pipeline.parts import Part, read_part
 from data_prep.pipeline.progress import progress
 from data_prep.pipeline.stage import Context, StageRecord
 from data_prep.recorded import recorded_recipe
@@ -56,7 +56,7 @@ def assemble(context: Context) -> Manifest:
     vocabulary = Vocabulary.read(given)
     with staged(recipe.out) as store:
         shutil.copyfile(given, store / TOKENIZER)
-        parts = part_paths(context.folder("encode"))
+        parts = context.parts("encode")
         dtype = smallest_dtype(vocabulary.size)
         written = _write(parts, store, dtype, shard_tokens=recipe.shard_megatokens * _MEGA)
         _require_pairs(written.writers, recipe.heldout_fraction)
@@ -96,7 +96,7 @@ class _Written:
     by_source: dict[str, Counter[str]] = field(default_factory=dict)
 
 
-def _write(parts: list[Path], store: Path, dtype: np.dtype[Any], *, shard_tokens: int) -> _Written:
+def _write(parts: Mapping[Path, str], store: Path, dtype: np.dtype[Any], *, shard_tokens: int) -> _Written:
     with ExitStack() as stack:
         sizes = [path.stat().st_size for path in parts]
         advance = stack.enter_context(progress("assemble", sum(sizes)))
@@ -104,9 +104,8 @@ def _write(parts: list[Path], store: Path, dtype: np.dtype[Any], *, shard_tokens
             split: stack.enter_context(ShardWriter(store, split, dtype, shard_tokens=shard_tokens)) for split in SPLITS
         }
         written = _Written(writers)
-        for path, size in zip(parts, sizes, strict=True):
-            part = read_part(path)
-            _add(part, written, dtype)
+        for (path, sha256), size in zip(parts.items(), sizes, strict=True):
+            _add(read_part(path, sha256=sha256), written, dtype)
             advance(size)
     return written
 

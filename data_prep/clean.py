@@ -20,7 +20,7 @@ from typing import Any
 
 from data_prep.pipeline.command import run_stage_as_command
 from data_prep.pipeline.mapping import map_parts
-from data_prep.pipeline.parts import Part, Report, part_paths
+from data_prep.pipeline.parts import Part, Report
 from data_prep.pipeline.stage import Context
 from data_prep.pipeline.tally import Tally
 from data_prep.recipe import Recipe, filters_of
@@ -48,7 +48,7 @@ class Clean:
         tally = Tally(on_error=recipe.on_error)
         reports = map_parts(
             _clean,
-            part_paths(context.folder("extract")),
+            context.parts("extract"),
             context.folder(self.name),
             options=filters_of(recipe),
             num_workers=recipe.workers,

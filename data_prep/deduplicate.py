@@ -15,7 +15,7 @@ if __name__ == "__main__":
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,13 @@ from data_prep.duplicates.find import DuplicateFinder, Kind
 from data_prep.duplicates.signature import ALGORITHM_VERSION, MinHashOptions, signatures
 from data_prep.pipeline.command import run_stage_as_command
 from data_prep.pipeline.mapping import map_parts
-from data_prep.pipeline.parts import Part, Report, part_paths, read_part
+from data_prep.pipeline.parts import Part, Report, read_part
 from data_prep.pipeline.progress import progress
 from data_prep.pipeline.stage import Context
 from data_prep.pipeline.tally import Tally
 from data_prep.pipeline.workers import in_order
 from data_prep.recipe import Recipe
+from dsparse.files import flush_to_disk
 
 REASONS = {Kind.EXACT: "duplicate", Kind.NEAR: "near duplicate"}
 PARAGRAPH_REASONS = {Kind.EXACT: "duplicate paragraph", Kind.NEAR: "near-duplicate paragraph"}
@@ -59,7 +60,7 @@ class Deduplicate:
         written in parallel.
         """
         recipe, folder = context.recipe, context.folder(self.name)
-        parts = part_paths(context.folder("clean"))
+        parts = context.parts("clean")
         options = None if recipe.near_duplicates is None else MinHashOptions(threshold=recipe.near_duplicates)
         aside = folder / "aside"
         _find(parts, aside, options, num_workers=recipe.workers)
@@ -77,7 +78,7 @@ class _Task:
     options: MinHashOptions | None
 
 
-def _find(parts: list[Path], aside: Path, options: MinHashOptions | None, *, num_workers: int) -> None:
+def _find(parts: Mapping[Path, str], aside: Path, options: MinHashOptions | None, *, num_workers: int) -> None:
     """Writes a file with a `Kind` for each unit of each part, PART.npy."""
     aside.mkdir(exist_ok=True)
     tasks = [_Task(path, aside / f"{path.stem}.signatures", options) for path in parts]
@@ -97,6 +98,7 @@ def _sign(task: _Task) -> None:
         units = [unit for units in _units(read_part(task.part)) for unit in units]
         partial = task.target.with_suffix(".partial")
         signatures(units, task.options).save(partial)
+        flush_to_disk(partial)
         partial.replace(task.target)
 
 

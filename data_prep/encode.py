@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from data_prep.pipeline.command import run_stage_as_command
 from data_prep.pipeline.mapping import map_parts
-from data_prep.pipeline.parts import Part, Report, part_paths
+from data_prep.pipeline.parts import Part, Report
 from data_prep.pipeline.stage import Context
 from data_prep.pipeline.tally import Tally
 from data_prep.recipe import Recipe
@@ -32,7 +32,7 @@ from data_prep.split import is_heldout, num_copies
 from data_prep.text.encoder import SentenceEncoder
 from dsparse.data.manifest import TOKENIZER
 
-NOT_DRAWN = "weight below 1"
+NOT_DRAWN, NO_TOKEN = "weight below 1", "no token"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Encode:
 
     name: str = "encode"
     reads: tuple[str, ...] = ("sentences", "vocabulary")
-    libraries: tuple[str, ...] = ("tokenizers", "pyarrow")
+    libraries: tuple[str, ...] = ("tokenizers", "gigatoken", "numpy", "pyarrow")
 
     def options(self, recipe: Recipe) -> dict[str, Any]:
         """Weights of the sources."""
@@ -68,7 +68,7 @@ class Encode:
         )
         reports = map_parts(
             _encode,
-            part_paths(context.folder("sentences")),
+            context.parts("sentences"),
             context.folder(self.name),
             options=options,
             num_workers=recipe.workers,
@@ -101,6 +101,8 @@ def _encode(part: Part, options: Options) -> tuple[dict[str, Any], Report]:
             report.num_documents += copies
             report.num_sentences += copies * len(encoded)
             report.num_bytes += copies * sizes[-1]
+        else:
+            report.left_out[NO_TOKEN] += 1
     columns = {
         "ids": pa.array(ids, pa.large_binary()),
         "lengths": pa.array(lengths, pa.large_binary()),

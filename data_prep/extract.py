@@ -27,7 +27,7 @@ from data_prep.pipeline.stage import Context
 from data_prep.pipeline.tally import Tally
 from data_prep.pipeline.workers import in_order
 from data_prep.recipe import Recipe
-from data_prep.sources.base import Chunk, Document, Problem, Source
+from data_prep.sources.base import UNREADABLE, Chunk, Document, Problem, Source
 
 _LARGEST = 2**63 - 1
 
@@ -38,7 +38,7 @@ class Extract:
 
     name: str = "extract"
     reads: tuple[str, ...] = ()
-    libraries: tuple[str, ...] = ("wikitextparser", "datasets", "pyarrow")
+    libraries: tuple[str, ...] = ("wikitextparser", "datasets", "pyarrow", "backports.zstd")
 
     def options(self, recipe: Recipe) -> dict[str, Any]:
         """How the sources are read."""
@@ -82,9 +82,14 @@ def _tasks(sources: list[Source], folder: Path, advance: Advance) -> Iterator[_T
     for source in sources:
         for chunk in source.chunks():
             path = part_path(folder, number)
-            yield _Task(source.label, source.is_repetitive, None if path.exists() else chunk, path)
+            yield _Task(source.label, source.is_repetitive, None if _is_done(path) else chunk, path)
             advance(chunk.num_bytes)
             number += 1
+
+
+def _is_done(path: Path) -> bool:
+    """Whether a part is there, and nothing of it may be readable now that was not before."""
+    return path.exists() and not read_report(path).left_out[UNREADABLE]
 
 
 def _extract(task: _Task) -> Report:

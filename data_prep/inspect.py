@@ -90,7 +90,12 @@ def inspect(
     pieces = Pieces.read(store / TOKENIZER)
     if samples:
         data = PretrainingData(store, split=split, seq_length=seq_length, seed=seed)  # type: ignore[arg-type]
-        show_samples(data, pieces, console, epoch=epoch, num_samples=samples)
+        try:
+            show_samples(data, pieces, console, epoch=epoch, num_samples=samples)
+        except IndexError:
+            raise UserError(
+                f"Expected token ids below {manifest.vocab_size} in {store}. Got others; data_prep/verify.py says where"
+            ) from None
     show_summary(manifest, store, console)
     if report is not None:
         print()

@@ -27,7 +27,7 @@ from data_prep.deduplicate import Deduplicate
 from data_prep.encode import Encode
 from data_prep.extract import Extract
 from data_prep.pipeline.command import run_as_command
-from data_prep.pipeline.stage import Context, Stage, run_stage
+from data_prep.pipeline.stage import Context, Stage, require_ours, run_stage
 from data_prep.recorded import is_there
 from data_prep.sentences import Sentences
 from data_prep.verify import verify
@@ -53,6 +53,8 @@ def prepare(context: Context) -> None:
         print(f"{recipe.out} is complete; --overwrite makes it anew")
         return
     for stage in STAGES:
+        require_ours(context.folder(stage.name))
+    for stage in STAGES:
         run_stage(stage, context)
     assemble(context)
     manifest = verify(recipe.out)
@@ -62,6 +64,9 @@ def prepare(context: Context) -> None:
         f"{train.num_tokens:,} tokens for training, {heldout.num_documents:,} documents of {heldout.num_tokens:,} "
         f"tokens held out, {manifest.vocab_size:,} word pieces, verified, in {time.monotonic() - t0_s:.0f} s"
     )
+    for source in manifest.sources:
+        if not source.num_documents:
+            print(f"nothing in the store is from {source.label}: {source.dropped or 'it is empty'}")
     print(f"{recipe.work} holds what the stages made on the way; remove it when no more changes are to come")
 
 

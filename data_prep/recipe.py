@@ -62,7 +62,7 @@ class Recipe:
     overwrite: bool = False
 
 
-_NOT_IN_FILE = {"overwrite", "workers"}
+_NOT_IN_FILE = {"overwrite"}
 _PATHS = {"out", "work", "tokenizer"}
 _RANGES: dict[str, tuple[float, float]] = {
     "vocab_size": (MIN_VOCAB_SIZE, 2**31 - 1),
@@ -102,7 +102,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--filter", action="append", metavar="NAME=VALUE", help="a key of the recipe's filters; see docs/data.md")
     add("--near-duplicates", type=_number_or_off, metavar="J", help="similarity of copies, or off (default: 0.8)")
     add("--vocab-size", type=_number, help="word pieces to train (default: 8192)")
-    add("--tokenizer", metavar="FILE", help="a WordPiece tokenizer.json to use instead of training one")
+    add(
+        "--tokenizer",
+        metavar="FILE",
+        help="a tokenizer.json to use instead of training one: WordPiece or byte-level BPE",
+    )
     add("--tokenizer-megabytes", type=_number, help="text to train the vocabulary on (default: 200)")
     add("--heldout-fraction", type=_number, help="share of documents held out (default: 0.03)")
     add("--seed", type=_number, help="of which documents are held out (default: 42)")
@@ -123,6 +127,7 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
     if "source" in flags:
         values["sources"] = flags["source"]
     if "filter" in flags:
+        _check("filters", values.get("filters", {}))
         values["filters"] = {**values.get("filters", {}), **dict(map(_filter, flags["filter"]))}
     names = {one.name for one in dataclasses.fields(Recipe)}
     values |= {name: value for name, value in flags.items() if name in names and name not in ("sources", "filters")}
@@ -161,7 +166,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _checked(values: dict[str, Any]) -> Recipe:
-    if values.get("near_duplicates") in (_OFF, False):  # YAML reads off as false
+    near = values.get("near_duplicates")
+    if near is False or near == _OFF:  # YAML reads off as false
         values["near_duplicates"] = None
     for name, value in values.items():
         _check(name, value)
@@ -169,9 +175,12 @@ def _checked(values: dict[str, Any]) -> Recipe:
     if values.get("out") is None:
         raise UserError("Expected --out, the folder of the store to make. Got none.")
     paths = {name: Path(values[name]).expanduser() for name in _PATHS if values.get(name) is not None}
+    if paths["out"].name in ("", ".."):
+        raise UserError(f"Expected --out to name a folder to make. Got {str(values['out'])!r}.")
     paths.setdefault("work", paths["out"].with_name(paths["out"].name + ".work"))
-    if paths["work"].resolve() == paths["out"].resolve():
-        raise UserError(f"Expected --work to be another folder than --out. Got {paths['work']} for both.")
+    out, work = paths["out"].resolve(), paths["work"].resolve()
+    if out.is_relative_to(work) or work.is_relative_to(out):
+        raise UserError(f"Expected --work and --out to be two folders, neither in the other. Got {work} and {out}.")
     recipe = Recipe(**{**values, **paths, "sources": sources})
     filters_of(recipe)
     if recipe.tokenizer is not None:
@@ -182,8 +191,8 @@ def _checked(values: dict[str, Any]) -> Recipe:
 def _check(name: str, value: Any) -> None:
     """Raises UserError unless a value is of its key's type and within its range."""
     flag = "--" + name.replace("_", "-")
-    if name in _PATHS and not isinstance(value, str | Path | None):
-        raise UserError(f"Expected {flag} to be a path. Got {value!r}.")
+    if name in _PATHS and not (value is None or (isinstance(value, str | Path) and _is_printable(str(value)))):
+        raise UserError(f"Expected {flag} to be a path, in UTF-8. Got {value!r}.")
     may_be_none = name in ("max_documents", "language", "near_duplicates", "tokenizer", "work")
     if name not in _TYPES or (value is None and may_be_none):
         return
@@ -204,6 +213,9 @@ def _sources_of(values: Any) -> tuple[SourceSpec, ...]:
     if not isinstance(values, list) or not values:
         raise UserError(f"Expected at least one --source, or a list of sources in the recipe. Got {values!r}.")
     specs = tuple(_source_of(value) for value in values)
+    for spec in specs:
+        if not _is_printable(spec.source):
+            raise UserError(f"Expected sources whose paths are UTF-8. Got {spec.source!r}; rename it or link to it.")
     labels = [spec.source for spec in specs]
     twice = [label for label in labels if labels.count(label) > 1]
     if twice:
@@ -213,7 +225,7 @@ def _sources_of(values: Any) -> tuple[SourceSpec, ...]:
 
 def _source_of(value: Any) -> SourceSpec:
     if isinstance(value, str):
-        return SourceSpec(source=value)
+        return SourceSpec(source=_at_home(value))
     known = {one.name for one in dataclasses.fields(SourceSpec)}
     if not isinstance(value, Mapping) or not isinstance(value.get("source"), str) or not set(value) <= known:
         raise UserError(
@@ -224,14 +236,31 @@ def _source_of(value: Any) -> SourceSpec:
         raise UserError(f"Expected a weight in (0, 100] for the source {value['source']}. Got {weight!r}.")
     if not isinstance(value.get("field"), str | None):
         raise UserError(f"Expected the name of a field for the source {value['source']}. Got {value['field']!r}.")
-    return SourceSpec(**{**value, "weight": float(weight)})
+    return SourceSpec(**{**value, "source": _at_home(value["source"]), "weight": float(weight)})
+
+
+def _at_home(source: str) -> str:
+    """A source with the ~ of its path expanded, as a shell does where it stands at the front."""
+    kind, colon, place = source.partition(":")
+    return f"{kind}:{Path(place).expanduser()}" if colon and place.startswith("~") else source
+
+
+def _is_printable(path: str) -> bool:
+    """Whether a path can stand in a manifest."""
+    try:
+        return "\0" not in path and bool(path.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _filter(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"Expected --filter NAME=VALUE. Got {text!r}.")
-    return name.replace("-", "_"), yaml.safe_load(value)
+    try:
+        return name.replace("-", "_"), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"Expected a number, or null, for --filter {name}. Got {value!r}.") from None
 
 
 def _number(text: str) -> Any:

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from data_prep.pipeline.command import run_stage_as_command
 from data_prep.pipeline.mapping import map_parts
-from data_prep.pipeline.parts import Part, Report, part_paths
+from data_prep.pipeline.parts import Part, Report
 from data_prep.pipeline.stage import Context
 from data_prep.pipeline.tally import Tally
 from data_prep.recipe import Recipe
@@ -47,7 +47,7 @@ class Sentences:
         tally = Tally(on_error=recipe.on_error)
         reports = map_parts(
             _split,
-            part_paths(context.folder("deduplicate")),
+            context.parts("deduplicate"),
             context.folder(self.name),
             options=recipe.seed,
             num_workers=recipe.workers,

@@ -47,6 +47,8 @@ def staged(out: Path) -> Iterator[Path]:
         lock = os.open(staging, os.O_RDONLY)
         try:
             _lock(lock, out)
+            if not staging.is_dir() or os.fstat(lock).st_ino != staging.stat().st_ino:
+                raise UserError(f"Expected to be alone in making {out}. Got another prepare.py that has just done it.")
             try:
                 _remove(old)
                 _clear(staging)

@@ -51,22 +51,8 @@ def verify(store: Path) -> Manifest:
         UserError: something is wrong; names every file and what it is.
     """
     manifest = Manifest.read(store)
-    vocabulary = manifest.check(store)
-    problems = list(_wrong_hashes(store, manifest))
-    if vocabulary.size != manifest.vocab_size or vocabulary.special_ids != manifest.special_ids:
-        problems.append("manifest.json does not describe tokenizer.json")
-    for split, counts in manifest.splits.items():
-        for prefix in manifest.prefixes(store, split):
-            problems += TokenStore(prefix).problems(manifest.vocab_size)
-        tokens = ShardedStore(manifest.prefixes(store, split))
-        found = replace(
-            counts,
-            num_documents=tokens.num_documents,
-            num_sentences=tokens.num_sentences,
-            num_tokens=tokens.num_tokens,
-        )
-        if found != counts:
-            problems.append(f"{store / split} holds {found}, manifest.json says {counts}")
+    # Of a file that was altered, its structure says nothing but that, and not always by the right name.
+    problems = list(_wrong_files(store, manifest)) or list(_wrong_structure(store, manifest))
     if problems:
         raise UserError(
             f"Expected {store} to be as it was written. Got: {'; '.join(problems)}. "
@@ -75,11 +61,36 @@ def verify(store: Path) -> Manifest:
     return manifest
 
 
-def _wrong_hashes(store: Path, manifest: Manifest) -> Iterator[str]:
+def _wrong_files(store: Path, manifest: Manifest) -> Iterator[str]:
     for name, record in manifest.files.items():
-        found = FileRecord.of(store / name)
-        if found != record:
-            yield f"{store / name} was altered (sha256 {found.sha256[:12]}…, not {record.sha256[:12]}…)"
+        path = store / name
+        if not path.is_file():
+            yield f"{path} is missing"
+            continue
+        found = FileRecord.of(path)
+        if found.num_bytes != record.num_bytes:
+            how = "truncated" if found.num_bytes < record.num_bytes else "altered"
+            yield f"{path} was {how} ({found.num_bytes} bytes, not {record.num_bytes})"
+        elif found != record:
+            yield f"{path} was altered (sha256 {found.sha256[:12]}…, not {record.sha256[:12]}…)"
+
+
+def _wrong_structure(store: Path, manifest: Manifest) -> Iterator[str]:
+    vocabulary = manifest.check(store)
+    if vocabulary.size != manifest.vocab_size or vocabulary.special_ids != manifest.special_ids:
+        yield "manifest.json does not describe tokenizer.json"
+    for split, counts in manifest.splits.items():
+        for prefix in manifest.prefixes(store, split):
+            yield from TokenStore(prefix).problems(manifest.vocab_size)
+        tokens = ShardedStore(manifest.prefixes(store, split))
+        found = replace(
+            counts,
+            num_documents=tokens.num_documents,
+            num_sentences=tokens.num_sentences,
+            num_tokens=tokens.num_tokens,
+        )
+        if found != counts:
+            yield f"{store / split} holds {found}, manifest.json says {counts}"
 
 
 if __name__ == "__main__":

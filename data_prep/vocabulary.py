@@ -15,6 +15,7 @@ if __name__ == "__main__":
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import hashlib
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from data_prep.text.alphabet import count_characters
 from data_prep.text.tokenizer import read_tokenizer, train_tokenizer
 from dsparse.data.manifest import TOKENIZER
 from dsparse.errors import UserError
-from dsparse.files import write_whole
+from dsparse.files import flush_to_disk, write_whole
 
 _MEGABYTE = 1_000_000
 
@@ -74,7 +75,8 @@ class Vocabulary:
         bound = heldout_bound(_hashes(parts), fraction=recipe.heldout_fraction)
         path = context.folder(self.name) / TOKENIZER
         if recipe.tokenizer is not None:
-            write_whole(path, recipe.tokenizer.read_text(encoding="utf-8"))
+            shutil.copyfile(recipe.tokenizer, path)
+            flush_to_disk(path)
             said = "the given tokenizer"
         else:
             said = _train(parts, path, bound=bound, recipe=recipe)

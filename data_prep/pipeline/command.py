@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import fcntl
+import io
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 from data_prep.pipeline.inputs import hash_inputs
@@ -37,8 +40,12 @@ def run_as_command(
     )
     add_arguments(parser)
     arguments = parser.parse_args(argv)
-    with exit_on_user_error(arguments.debug), exit_when_interrupted(), opened(recipe_of(arguments)) as context:
-        run(context)
+    if argv is None and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of any language, on a terminal of whatever encoding
+    with exit_on_user_error(arguments.debug), exit_when_interrupted():
+        recipe = recipe_of(arguments)
+        with when_full(recipe), opened(recipe) as context:
+            run(context)
 
 
 def run_stage_as_command(stage: Stage, description: str | None) -> None:
@@ -54,6 +61,7 @@ def opened(recipe: Recipe) -> Iterator[Context]:
         UserError: a source is not there, or another run is at work.
     """
     sources = [parse_source(spec.source, field=spec.field or recipe.field) for spec in recipe.sources]
+    _require_apart(recipe)
     try:
         recipe.work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -71,6 +79,33 @@ def opened(recipe: Recipe) -> Iterator[Context]:
         yield Context(recipe=recipe, sources=sources, inputs=inputs)
     finally:
         os.close(lock)
+
+
+def _require_apart(recipe: Recipe) -> None:
+    """Raises UserError if what is made would be read as a source the next time."""
+    for spec in recipe.sources:
+        kind, _, place = spec.source.partition(":")
+        for made in (recipe.out, recipe.work) if kind in ("jsonl", "parquet", "datasets") and place else ():
+            if made.resolve().is_relative_to(Path(place).resolve()):
+                raise UserError(
+                    f"Expected --out and --work outside of the source {spec.source}, which would else read them. Got "
+                    f"{made}; give another folder."
+                )
+
+
+@contextmanager
+def when_full(recipe: Recipe) -> Iterator[None]:
+    """Turns a full disk into a UserError that says which, and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        # Arrow puts the system's error into its own words.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) and "No space left" not in str(error):
+            raise
+        raise UserError(
+            f"Expected room on the disk of {recipe.work} and {recipe.out}. Got: No space left on device; make room, "
+            "and the same command goes on where this one was."
+        ) from None
 
 
 @contextmanager

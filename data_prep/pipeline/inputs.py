@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.pipeline.progress import progress
+from data_prep.pipeline.progress import Advance, progress
 from data_prep.sources.base import Source
 from dsparse.errors import UserError
 from dsparse.files import write_whole
 
-CACHE = "inputs.json"
+CACHE = ".inputs.json"
+_BLOCK = 1 << 22
 _SETTLED_NS = 2_000_000_000
 """A file changed this shortly before it was hashed may change again without another time stamp."""
 
@@ -49,11 +51,11 @@ def hash_inputs(sources: Iterable[Source], work: Path, *, num_workers: int) -> l
     if touched:
         total = sum(stats[path][0] for path in touched)
         now_ns = time.time_ns()
-        with progress("hashing the input", total) as advance, ThreadPoolExecutor(num_workers) as pool:
-            for path, sha256 in zip(touched, pool.map(_hash_of, touched), strict=True):
-                advance(stats[path][0])
-                is_settled = now_ns - stats[path][1] > _SETTLED_NS
-                known[str(path)] = {"stat": stats[path] if is_settled else None, "sha256": sha256}
+        with progress("hashing the input", total) as advance:
+            hashes = _hashes_of(touched, advance, num_workers=num_workers)
+        for path, sha256 in hashes.items():
+            is_settled = now_ns - stats[path][1] > _SETTLED_NS
+            known[str(path)] = {"stat": stats[path] if is_settled else None, "sha256": sha256}
         write_whole(work / CACHE, json.dumps(known, indent=1, sort_keys=True) + "\n")
     return [_record_of(paths, stats, known) for paths in files]
 
@@ -75,13 +77,28 @@ def _stat_of(path: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
-def _hash_of(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except PermissionError:
-        # Whoever reads it says what is to be done about it; until it can be read, that is what it is.
-        return "unreadable"
+def _hashes_of(paths: list[Path], advance: Advance, *, num_workers: int) -> dict[Path, str]:
+    """SHA-256 of files, in threads that end soon after an interruption."""
+    stopped, lock = threading.Event(), threading.Lock()
+
+    def hash_of(path: Path) -> str:
+        digest = hashlib.sha256()
+        try:
+            with path.open("rb", buffering=0) as stream:
+                while not stopped.is_set() and (block := stream.read(_BLOCK)):
+                    digest.update(block)
+                    with lock:
+                        advance(len(block))
+        except PermissionError:
+            # Whoever reads it says what is to be done about it; until it can be read, that is what it is.
+            return "unreadable"
+        return digest.hexdigest()
+
+    with ThreadPoolExecutor(num_workers) as pool:
+        try:
+            return dict(zip(paths, pool.map(hash_of, paths), strict=True))
+        finally:
+            stopped.set()
 
 
 def _read_cache(path: Path) -> dict[str, dict[str, Any]]:
@@ -89,4 +106,5 @@ def _read_cache(path: Path) -> dict[str, dict[str, Any]]:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    found = content.items() if isinstance(content, dict) else ()
+    return {name: one for name, one in found if isinstance(one, dict) and isinstance(one.get("sha256"), str)}

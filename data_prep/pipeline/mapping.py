@@ -19,19 +19,20 @@ Function = Callable[[Part, Any], tuple[Columns, Report]]
 class _Task:
     function: Function
     source: Path
+    sha256: str
     target: Path
     options: Any
     packed: bool
 
 
 def map_parts(
-    function: Function, parts: list[Path], target: Path, *, options: Any, num_workers: int, packed: bool = True
+    function: Function, parts: Mapping[Path, str], target: Path, *, options: Any, num_workers: int, packed: bool = True
 ) -> Iterator[Report]:
     """Applies a function to every part; the parts that are there already are not made again.
 
     Args:
         function: of a module; from a part and the options to columns and a report.
-        parts: files to read.
+        parts: files to read, with the hash that each must have.
         target: folder for files of the same names.
         options: handed to the function; picklable.
         num_workers: processes.
@@ -40,7 +41,7 @@ def map_parts(
     Yields:
         The report of each part, in order.
     """
-    tasks = [_Task(function, path, target / path.name, options, packed) for path in parts]
+    tasks = [_Task(function, path, sha256, target / path.name, options, packed) for path, sha256 in parts.items()]
     sizes = [path.stat().st_size for path in parts]
     with progress(target.name, sum(sizes)) as advance:
         for num_bytes, report in zip(sizes, in_order(_run, tasks, num_workers=num_workers), strict=True):
@@ -51,6 +52,6 @@ def map_parts(
 def _run(task: _Task) -> Report:
     if task.target.exists():
         return read_report(task.target)
-    columns, report = task.function(read_part(task.source), task.options)
+    columns, report = task.function(read_part(task.source, sha256=task.sha256), task.options)
     write_part(task.target, columns, report, packed=task.packed)
     return report

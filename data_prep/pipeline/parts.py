@@ -1,14 +1,16 @@
 """Part files: a few megabytes of a stage's output, in Parquet, with a report of what went in and what was left out.
 
-Any Parquet reader opens them: `pandas.read_parquet("build/store.work/clean/00000.parquet")` shows the documents.
+Any Parquet reader opens them: `pandas.read_parquet("build/store.work/clean/000000.parquet")` shows the documents.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,15 +110,17 @@ def write_part(
     table = table.replace_schema_metadata({_REPORT: report.to_json().encode()})
     aside = path.with_name(f".{path.name}.partial")
     try:
-        pq.write_table(
-            table,
-            aside,
-            compression="zstd" if packed else "none",
-            compression_level=1 if packed else None,
-            use_dictionary=False,
-            write_statistics=False,
-            write_page_checksum=True,
-        )
+        # A stream, not a path: Arrow takes no name that the locale cannot spell.
+        with aside.open("wb") as stream:
+            pq.write_table(
+                table,
+                stream,
+                compression="zstd" if packed else "none",
+                compression_level=1 if packed else None,
+                use_dictionary=False,
+                write_statistics=False,
+                write_page_checksum=True,
+            )
         flush_to_disk(aside)
         os.replace(aside, path)
     except BaseException:
@@ -124,22 +128,30 @@ def write_part(
         raise
 
 
-def read_part(path: Path, columns: list[str] | None = None) -> Part:
+def read_part(path: Path, columns: list[str] | None = None, *, sha256: str | None = None) -> Part:
     """Reads a part, or some of its columns.
+
+    Args:
+        path: from `part_path`.
+        columns: names; None reads all.
+        sha256: what the file must have; None trusts its own checksums, which leave out its end.
 
     Raises:
         UserError: the file is damaged.
     """
-    try:
-        table = pq.read_table(path, columns=columns, use_threads=False, page_checksum_verification=True)
-        return Part(path, table, Report.from_json((table.schema.metadata or {})[_REPORT]))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError, ValueError, TypeError) as error:
-        raise _damaged(path, error) from None
-    except OSError as error:
-        # Arrow raises plain OSErrors for what it cannot unpack; those of the system have a number.
-        if error.errno is not None:
-            raise
-        raise _damaged(path, error) from None
+    with _naming(path):
+        if sha256 is not None:
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest() != sha256:
+                raise ValueError("another content")
+            return _part_of(path, pa.BufferReader(data), columns)
+        with path.open("rb") as stream:
+            return _part_of(path, stream, columns)
+
+
+def _part_of(path: Path, stream: Any, columns: list[str] | None) -> Part:
+    table = pq.read_table(stream, columns=columns, use_threads=False, page_checksum_verification=True)
+    return Part(path, table, Report.from_json((table.schema.metadata or {})[_REPORT]))
 
 
 def read_report(path: Path) -> Report:
@@ -148,10 +160,21 @@ def read_report(path: Path) -> Report:
     Raises:
         UserError: the file is damaged.
     """
+    with _naming(path), path.open("rb") as stream, pq.ParquetFile(stream) as file:
+        return Report.from_json((file.schema_arrow.metadata or {})[_REPORT])
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turns what a damaged file leads to into a UserError that names it."""
     try:
-        with pq.ParquetFile(path) as file:
-            return Report.from_json((file.schema_arrow.metadata or {})[_REPORT])
-    except (pa.ArrowInvalid, KeyError, ValueError, TypeError) as error:
+        yield
+    except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        raise _damaged(path, error) from None
+    except OSError as error:
+        # Arrow raises plain OSErrors for what it cannot unpack; those of the system have a number.
+        if error.errno is not None:
+            raise
         raise _damaged(path, error) from None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -17,13 +18,17 @@ from typing import Any, Protocol
 
 from data_prep.pipeline.code_version import code_version, library_versions
 from data_prep.pipeline.inputs import InputRecord
+from data_prep.pipeline.parts import SUFFIX, part_paths
 from data_prep.pipeline.tally import refuse
 from data_prep.recipe import Recipe
-from data_prep.sources.base import Source
+from data_prep.sources.base import UNREADABLE, Source
+from dsparse.data.manifest import TOKENIZER
 from dsparse.errors import UserError
 from dsparse.files import FileRecord, write_whole
 
 _RECORD, _KEY = "stage.json", "key.json"
+_OURS = re.compile(rf"\d{{6}}\{SUFFIX}|{_RECORD}|{_KEY}|{TOKENIZER}|aside|\..*\.partial")
+"""What a stage may have written."""
 # What a person sees, and who does the work, decides nothing of the result.
 _LEFT_OUT = (
     "data_prep.pipeline.progress",
@@ -77,6 +82,10 @@ class StageRecord:
         files = {name: record.sha256 for name, record in self.outputs.items()}
         return _digest({"files": files, "summary": self.summary})
 
+    def may_be_mended(self) -> bool:
+        """Whether something could not be read that may be readable now: a folder, a disk, a network."""
+        return any(UNREADABLE in sums.get("left_out", {}) for sums in self.summary.get("sources", {}).values())
+
     def is_whole(self, folder: Path) -> bool:
         """Whether every output is there and of the size it had."""
         return all(
@@ -112,6 +121,15 @@ class Context:
             )
         return record
 
+    def parts(self, name: str) -> dict[Path, str]:
+        """The parts of a stage that is done, in order, with the hash of each.
+
+        Raises:
+            UserError: it is not.
+        """
+        outputs = self.record(name).outputs
+        return {path: outputs[path.name].sha256 for path in part_paths(self.folder(name)) if path.name in outputs}
+
 
 def read_record(folder: Path) -> StageRecord | None:
     """The record of a finished stage; None if it is not finished, or the record cannot be read."""
@@ -132,7 +150,7 @@ def run_stage(stage: Stage, context: Context) -> StageRecord:
     folder = context.folder(stage.name)
     key = key_of(stage, context)
     record = read_record(folder)
-    if record is not None and record.key == key and record.is_whole(folder):
+    if record is not None and record.key == key and record.is_whole(folder) and not record.may_be_mended():
         refuse_known_problems(record, context.recipe)
         print(f"{stage.name}: done before", flush=True)
         return record
@@ -143,6 +161,9 @@ def run_stage(stage: Stage, context: Context) -> StageRecord:
     record = StageRecord(key=key, outputs=outputs, summary=summary)
     write_whole(folder / _RECORD, json.dumps(asdict(record), indent=1, sort_keys=True) + "\n")
     print(f"{stage.name}: {summary.get('said', 'done')}, {time.monotonic() - t0_s:.1f} s", flush=True)
+    for sums in summary.get("sources", {}).values():
+        for reason, place, _ in sums["problems"]:
+            print(f"  left out, {reason}: {place}", flush=True)
     return record
 
 
@@ -159,7 +180,9 @@ def key_of(stage: Stage, context: Context) -> dict[str, Any]:
         inputs: Mapping[str, Any] = {name: context.record(name).digest for name in stage.reads}
     else:
         sources = zip(context.sources, context.inputs, strict=True)
-        inputs = {f"{number} {source.label}": one.sha256 for number, (source, one) in enumerate(sources)}
+        inputs = {
+            f"{number} {source.label}": [one.sha256, source.state()] for number, (source, one) in enumerate(sources)
+        }
     return {
         "inputs": dict(inputs),
         "options": json.loads(json.dumps(stage.options(context.recipe))),
@@ -181,23 +204,27 @@ def _begin(folder: Path, key: dict[str, Any], name: str) -> None:
     if isinstance(before, dict):
         changed = ", ".join(what for what in key if before.get(what) != key[what])
         print(f"{name}: made anew, for its {changed} changed", flush=True)
-    _clear(folder, name)
+    _clear(folder)
     write_whole(folder / _KEY, json.dumps(key, indent=1, sort_keys=True) + "\n")
 
 
-def _clear(folder: Path, name: str) -> None:
-    """Makes a stage's folder, or empties it; the key goes last, for it tells that the folder is ours to empty.
+def require_ours(folder: Path) -> None:
+    """Raises UserError if a folder holds what no stage writes: it is not to be emptied."""
+    foreign = [path.name for path in folder.iterdir() if not _OURS.fullmatch(path.name)] if folder.is_dir() else []
+    if foreign or (folder.exists() and not folder.is_dir()):
+        what = f"{sorted(foreign)[0]!r} in it" if foreign else "something else"
+        raise UserError(f"Expected {folder} to be new, or made by a stage. Got {what}; give another --work.")
+
+
+def _clear(folder: Path) -> None:
+    """Makes a stage's folder, or empties it; the key goes last.
 
     Raises:
-        UserError: it holds something and no key.
+        UserError: it holds something else.
     """
+    require_ours(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [path for path in folder.iterdir() if path.name != _KEY]
-    if paths and not (folder / _KEY).is_file():
-        raise UserError(
-            f"Expected {folder} to be new, empty or of the stage {name}. Got something else in it; give another --work."
-        )
-    for path in paths:
+    for path in [path for path in folder.iterdir() if path.name != _KEY]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

@@ -93,6 +93,9 @@ class Source(Protocol):
     def num_bytes(self) -> int:
         """Bytes of the input as it lies on disk; 0 where that is unknown."""
 
+    def state(self) -> str:
+        """What besides the files decides how it is cut: what could not be listed, which modules are installed."""
+
     def chunks(self) -> Iterator[Chunk]:
         """The stretches in a fixed order; a few are in memory at once, however large the source."""
 

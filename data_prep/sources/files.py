@@ -31,6 +31,10 @@ class Inputs:
     files: tuple[InputFile, ...]
     problems: tuple[Problem, ...] = ()
 
+    def state(self) -> str:
+        """What could not be looked into; it takes a place among what is cut, so it decides the cuts."""
+        return "\n".join(f"{problem.reason}: {problem.place}" for problem in self.problems)
+
     def paths(self) -> list[Path]:
         """The files."""
         return [file.path for file in self.files]

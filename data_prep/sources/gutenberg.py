@@ -76,6 +76,10 @@ class Books:
         """Bytes of all files."""
         return self.inputs.num_bytes()
 
+    def state(self) -> str:
+        """What could not be listed."""
+        return self.inputs.state()
+
     def chunks(self) -> Iterator[Chunk]:
         """Some books each."""
         return chunks_of(self.inputs, read_book, self.cutting)

@@ -76,6 +76,10 @@ class HubDataset:
         """0: how much of which file a row is, `datasets` does not say."""
         return 0
 
+    def state(self) -> str:
+        """Nothing."""
+        return ""
+
     def chunks(self) -> Iterator[Chunk]:
         """Some rows each."""
         group: list[Item | str] = []

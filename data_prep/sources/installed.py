@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,11 @@ class InstalledDocs:
     def num_bytes(self) -> int:
         """Bytes of all modules."""
         return sum(module.num_bytes for module in self.modules)
+
+    def state(self) -> str:
+        """The modules and their sizes, by which they are cut."""
+        listed = "\n".join(f"{module.path} {module.num_bytes}" for module in self.modules)
+        return hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()
 
     def chunks(self) -> Iterator[Chunk]:
         """Some modules each."""

@@ -57,6 +57,10 @@ class JsonLines:
         """Bytes of all files."""
         return self.inputs.num_bytes()
 
+    def state(self) -> str:
+        """What could not be listed."""
+        return self.inputs.state()
+
     def chunks(self) -> Iterator[Chunk]:
         """Some lines each."""
         return chunks_of(self.inputs, partial(read_lines, field=self.field), self.cutting)

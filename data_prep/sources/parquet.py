@@ -72,6 +72,10 @@ class ParquetFiles:
         """Bytes of all files."""
         return self.inputs.num_bytes()
 
+    def state(self) -> str:
+        """What could not be listed."""
+        return self.inputs.state()
+
     def chunks(self) -> Iterator[Chunk]:
         """Ranges of rows, from the files' directories alone."""
         if self.inputs.problems:

@@ -45,6 +45,10 @@ class TextFiles:
         """Bytes of all files."""
         return self.inputs.num_bytes()
 
+    def state(self) -> str:
+        """What could not be listed."""
+        return self.inputs.state()
+
     def chunks(self) -> Iterator[Chunk]:
         """Whole files, and stretches of long ones."""
         return chunks_of(self.inputs, read_text, self.cutting)

@@ -79,6 +79,10 @@ class WikipediaDump:
         """Its bytes, compressed as they are."""
         return self.inputs.num_bytes()
 
+    def state(self) -> str:
+        """What could not be listed."""
+        return self.inputs.state()
+
     def chunks(self) -> Iterator[Chunk]:
         """Some pages each."""
         return chunks_of(self.inputs, read_pages, self.cutting)

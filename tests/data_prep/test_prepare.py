@@ -398,3 +398,76 @@ def test_max_documents(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     arguments = ["--source", f"text:{texts}", "--out", tmp_path / "store", *ARGUMENTS, "--max-documents", "17"]
     assert run(capsys, *arguments)[0] == 0
     assert sum(counts.num_documents for counts in Manifest.read(tmp_path / "store").splits.values()) == 17
+
+
+def test_nothing_is_lost_when_a_problem_is_gone(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What could not be read takes a place among the parts, which is another's when it can be."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for path in texts.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "gone.txt").symlink_to(tmp_path / "nowhere")
+    arguments = ["--source", f"text:{folder}", "--out", tmp_path / "store", *ARGUMENTS]
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and "gone.txt" in err
+    (folder / "gone.txt").unlink()
+    code, said, _ = run(capsys, *arguments, "--on-error", "skip")
+    assert code == 0 and "unreadable" not in said
+    assert sum(counts.num_documents for counts in Manifest.read(tmp_path / "store").splits.values()) == 30
+
+
+def test_what_was_skipped_is_told_with_its_place(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "One sentence of a document."}\nno JSON\n')
+    sources = ["--source", f"text:{texts}", "--source", f"jsonl:{tmp_path / 'a.jsonl'}"]
+    code, said, _ = run(capsys, *sources, "--out", tmp_path / "store", *ARGUMENTS, "--on-error", "skip")
+    assert code == 0 and f"  left out, not JSON: {tmp_path / 'a.jsonl'}, line 2\n" in said
+
+
+def test_a_source_of_nothing_is_told(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("")
+    sources = ["--source", f"text:{texts}", "--source", f"text:{tmp_path / 'a.txt'}"]
+    code, said, _ = run(capsys, *sources, "--out", tmp_path / "store", *ARGUMENTS)
+    assert code == 0 and f"nothing in the store is from text:{tmp_path / 'a.txt'}: {{'empty': 1}}" in said
+
+
+@pytest.mark.parametrize("flag", ["--out", "--work"])
+def test_what_is_made_does_not_become_a_source(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.jsonl").write_text("".join(json.dumps({"text": p.read_text()}) + "\n" for p in texts.iterdir()))
+    places = {"--out": tmp_path / "store", "--work": tmp_path / "work"} | {flag: tmp_path / "in/made"}
+    flags = [word for pair in places.items() for word in pair]
+    code, _, err = run(capsys, "--source", f"jsonl:{tmp_path / 'in'}", *flags, *ARGUMENTS)
+    assert (
+        code == 2 and "outside of the source" in err and list((tmp_path / "in").iterdir()) == [tmp_path / "in/a.jsonl"]
+    )
+
+
+def test_a_flipped_bit_in_a_part_is_named(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wherever it is: the end of a file is under no checksum of its own."""
+    arguments = ["--source", f"text:{texts}", "--out", tmp_path / "store", *ARGUMENTS]
+    assert run(capsys, *arguments)[0] == 0
+    part = tmp_path / "store.work/clean/000000.parquet"
+    whole = part.read_bytes()
+    for place in (5, len(whole) // 2, len(whole) - 300, len(whole) - 100, len(whole) - 20):
+        damaged = bytearray(whole)
+        damaged[place] ^= 4
+        part.write_bytes(damaged)
+        code, _, err = run(capsys, *arguments, "--overwrite", "--near-duplicates", str(0.6 + place / len(whole) / 10))
+        assert code == 2 and f"Expected {part} as an earlier stage wrote it" in err, place
+
+
+def test_other_peoples_work_folders_are_safe(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is seen before anything is made."""
+    thesis = tmp_path / "work/sentences/thesis.txt"
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("dear")
+    arguments = ["--source", f"text:{texts}", "--out", tmp_path / "store", "--work", tmp_path / "work", *ARGUMENTS]
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and "'thesis.txt' in it" in err and thesis.read_text() == "dear"
+    assert not (tmp_path / "work/extract").exists()

@@ -48,6 +48,19 @@ def test_flags_go_before_the_file(tmp_path: Path) -> None:
     assert from_file(tmp_path, "--source", "text:b").sources == (SourceSpec(source="text:b"),)
 
 
+def test_home_is_home_in_sources_too(tmp_path: Path) -> None:
+    made = from_file(tmp_path, sources=["text:~/books", {"source": "jsonl:~/a.jsonl"}], out="~/store")
+    assert [spec.source for spec in made.sources] == [f"text:{Path.home()}/books", f"jsonl:{Path.home()}/a.jsonl"]
+    assert made.out == Path.home() / "store"
+
+
+def test_a_filter_that_is_no_yaml(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--filter min_words"):
+        from_file(tmp_path, "--filter", "min_words=[")
+    with pytest.raises(UserError, match="--filters to be dict"):
+        from_file(tmp_path, "--filter", "min_words=3", filters=[])
+
+
 @pytest.mark.parametrize("off", ["off", False, None])
 def test_near_duplicates_off(tmp_path: Path, off: object) -> None:
     assert from_file(tmp_path, near_duplicates=off).near_duplicates is None
@@ -60,7 +73,16 @@ def test_near_duplicates_off(tmp_path: Path, off: object) -> None:
     ("content", "words"),
     [
         ({"vocabsize": 9}, "vocabsize"),
-        ({"workers": 2}, "workers"),
+        ({"overwrite": True}, "overwrite"),
+        ({"near_duplicates": 0}, "--near-duplicates in [0.5, 1)"),
+        ({"out": "."}, "--out to name a folder"),
+        ({"out": ".."}, "--out to name a folder"),
+        ({"out": ""}, "--out to be a path"),
+        ({"out": "a\0b"}, "--out to be a path"),
+        ({"out": "w/clean", "work": "w"}, "neither in the other"),
+        ({"out": "store", "work": "store/work"}, "neither in the other"),
+        ({"filters": None}, "--filters to be dict"),
+        ({"sources": ["text:\udcff"]}, "UTF-8"),
         ({"vocab_size": "many"}, "--vocab-size to be int"),
         ({"vocab_size": True}, "--vocab-size to be int"),
         ({"vocab_size": 10}, "--vocab-size from 256"),
@@ -69,7 +91,7 @@ def test_near_duplicates_off(tmp_path: Path, off: object) -> None:
         ({"on_error": "maybe"}, "--on-error"),
         ({"out": 3}, "--out to be a path"),
         ({"out": None}, "--out"),
-        ({"work": "store"}, "--work to be another folder"),
+        ({"work": "store"}, "neither in the other"),
         ({"sources": []}, "at least one --source"),
         ({"sources": "text:a"}, "list of sources"),
         ({"sources": ["text:a", "text:a"]}, "'text:a' twice"),

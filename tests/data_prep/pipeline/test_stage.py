@@ -11,6 +11,7 @@ import pytest
 
 from data_prep.pipeline import stage as module
 from data_prep.pipeline.inputs import InputRecord
+from data_prep.pipeline.parts import part_path
 from data_prep.pipeline.stage import Context, run_stage
 from data_prep.recipe import Recipe, SourceSpec
 from data_prep.sources.parse import parse_source
@@ -32,12 +33,12 @@ class Count:
 
     def run(self, context: Context) -> dict[str, Any]:
         for number in range(3):
-            path = context.folder(self.name) / str(number)
+            path = part_path(context.folder(self.name), number)
             if len(self.made) == self.stop_after:
                 raise KeyboardInterrupt
             if not path.exists():
                 path.write_text(f"{context.recipe.seed % 7}")
-                self.made.append(path.name)
+                self.made.append(path.stem.lstrip("0") or "0")
         return {"said": "counted"}
 
 
@@ -56,7 +57,7 @@ def with_recipe(context: Context, **changes: Any) -> Context:
 def test_once(context: Context, capsys: pytest.CaptureFixture[str]) -> None:
     stage = Count()
     record = run_stage(stage, context)
-    assert sorted(record.outputs) == ["0", "1", "2"] and record.summary == {"said": "counted"}
+    assert sorted(record.outputs) == [f"00000{n}.parquet" for n in range(3)] and record.summary == {"said": "counted"}
     assert run_stage(stage, context) == record
     assert stage.made == ["0", "1", "2"]
     assert capsys.readouterr().out.endswith("count: done before\n")
@@ -102,10 +103,10 @@ def test_a_lost_output_is_made_again(context: Context, damage: str) -> None:
     run_stage(Count(), context)
     folder = context.folder("count")
     if damage == "gone":
-        (folder / "1").unlink()
+        part_path(folder, 1).unlink()
     elif damage == "shorter":
-        (folder / "1").write_text("")
-        (folder / "1").unlink()
+        part_path(folder, 1).write_text("")
+        part_path(folder, 1).unlink()
     else:
         (folder / "stage.json").write_text('{"key"')
     stage = Count()
@@ -137,9 +138,20 @@ def test_other_peoples_folders_are_safe(context: Context) -> None:
     folder = context.folder("count")
     folder.mkdir(parents=True)
     (folder / "letter.txt").write_text("dear")
-    with pytest.raises(UserError, match="something else in it; give another --work"):
+    (folder / "key.json").write_text("{}")
+    with pytest.raises(UserError, match=r"'letter\.txt' in it; give another --work"):
         run_stage(Count(), context)
     assert (folder / "letter.txt").read_text() == "dear"
+
+
+def test_what_a_kill_leaves_is_ours(context: Context) -> None:
+    folder = context.folder("count")
+    folder.mkdir(parents=True)
+    (folder / ".key.json.123.partial").write_text("{")
+    part_path(folder, 7).write_text("without a key")
+    stage = Count()
+    run_stage(stage, context)
+    assert stage.made == ["0", "1", "2"] and not part_path(folder, 7).exists()
 
 
 def test_clearing_may_be_interrupted(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
