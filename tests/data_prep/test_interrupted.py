@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,12 +59,12 @@ def die_at(number: int, when: str, sources: list[str], out: Path) -> subprocess.
 
 
 @pytest.mark.slow
-def test_killed_at_every_sixth_rename(sources: list[str], undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+def test_killed_at_every_tenth_rename(sources: list[str], undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     whole = die_at(-1, "before", sources, tmp_path / "whole")
     assert whole.returncode == 0 and content(tmp_path / "whole") == undisturbed
     num_renames = int(whole.stdout.split()[-1])
     assert num_renames > 40
-    for number in range(1, num_renames + 1, 6):
+    for number in range(1, num_renames + 1, 10):
         when = "after" if number % 4 == 1 else "before"
         store = tmp_path / str(number)
         assert die_at(number, when, sources, store).returncode == -signal.SIGKILL, number
@@ -74,7 +75,7 @@ def test_killed_at_every_sixth_rename(sources: list[str], undisturbed: dict[str,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_killed_at_random_again_and_again(
     sources: list[str], undisturbed: dict[str, bytes], tmp_path: Path, seed: int
 ) -> None:
@@ -84,7 +85,7 @@ def test_killed_at_random_again_and_again(
     assert prepared(sources, tmp_path / "other", "--workers", "2").returncode == 0
     whole_s = time.monotonic() - t0_s
     num_kills = 0
-    while True:
+    while num_kills < 6:
         process = subprocess.Popen(
             command(sources, tmp_path / "store", "--workers", "2"),
             stdout=subprocess.DEVNULL,
@@ -93,7 +94,7 @@ def test_killed_at_random_again_and_again(
             start_new_session=True,
         )
         try:
-            process.wait(timeout=chance.uniform(0.2, 1.1) * whole_s if num_kills < 8 else None)
+            process.wait(timeout=chance.uniform(0.1, 0.9) * whole_s)
         except subprocess.TimeoutExpired:
             num_kills += 1
             workers = psutil.Process(process.pid).children()
@@ -104,8 +105,12 @@ def test_killed_at_random_again_and_again(
         _, said = process.communicate()
         assert "Traceback" not in said
         if process.returncode == 0:
-            break
-    assert num_kills > 1
+            # It was done before it was killed: from the beginning, and killed sooner.
+            assert content(tmp_path / "store") == undisturbed
+            shutil.rmtree(tmp_path / "store")
+            shutil.rmtree(tmp_path / "store.work")
+            whole_s *= 0.7
+    assert prepared(sources, tmp_path / "store", "--workers", "2").returncode == 0
     assert content(tmp_path / "store") == undisturbed
 
 
