@@ -44,6 +44,24 @@ class Inputs:
         return sum(file.num_bytes for file in self.files)
 
 
+class OfFiles:
+    """What every source of files answers in the same way."""
+
+    inputs: Inputs
+
+    def files(self) -> list[Path]:
+        """Every file in order."""
+        return self.inputs.paths()
+
+    def num_bytes(self) -> int:
+        """Bytes of all files as they lie on disk."""
+        return self.inputs.num_bytes()
+
+    def state(self) -> str:
+        """What could not be listed."""
+        return self.inputs.state()
+
+
 def find_inputs(spec: str, place: Path, suffixes: Sequence[str]) -> Inputs:
     """The file at a place, whatever its name, or the files below it, sorted by path.
 

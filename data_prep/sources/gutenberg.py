@@ -14,7 +14,7 @@ from pathlib import Path
 
 from data_prep.sources.base import EMPTY, Chunk, Document, Item, Problem, Skipped
 from data_prep.sources.cutting import Cutting, Piece, chunks_of
-from data_prep.sources.files import Inputs, find_inputs
+from data_prep.sources.files import Inputs, OfFiles, find_inputs
 from data_prep.sources.text import TEXT_SUFFIXES, decode, paragraphs_of
 
 _LATIN1 = re.compile(rb"Character set encoding:[ \t]*(?:ISO[- ]?(?:8859-1|Latin-1)|Latin-?1)\b", re.IGNORECASE)
@@ -51,7 +51,7 @@ _CUTTING = Cutting(re.compile(rb"(?!)"), keeps_files_whole=True)
 
 
 @dataclass(frozen=True)
-class Books:
+class Books(OfFiles):
     """Books, one a file."""
 
     label: str
@@ -67,18 +67,6 @@ class Books:
             UserError: there is none.
         """
         return cls(label, find_inputs(label, place, TEXT_SUFFIXES))
-
-    def files(self) -> list[Path]:
-        """The files."""
-        return self.inputs.paths()
-
-    def num_bytes(self) -> int:
-        """Bytes of all files."""
-        return self.inputs.num_bytes()
-
-    def state(self) -> str:
-        """What could not be listed."""
-        return self.inputs.state()
 
     def chunks(self) -> Iterator[Chunk]:
         """Some books each."""

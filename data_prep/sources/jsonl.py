@@ -21,7 +21,7 @@ from data_prep.sources.base import (
     find_unusable,
 )
 from data_prep.sources.cutting import Cutting, Piece, chunks_of
-from data_prep.sources.files import Inputs, find_inputs
+from data_prep.sources.files import Inputs, OfFiles, find_inputs
 from data_prep.sources.text import decode, paragraphs_of
 
 SUFFIXES = (".jsonl", ".json", ".ndjson")
@@ -31,7 +31,7 @@ _CUTTING = Cutting(_LINE_END)
 
 
 @dataclass(frozen=True)
-class JsonLines:
+class JsonLines(OfFiles):
     """Files of JSON lines."""
 
     label: str
@@ -48,18 +48,6 @@ class JsonLines:
             UserError: there is none.
         """
         return cls(label, find_inputs(label, place, SUFFIXES), field)
-
-    def files(self) -> list[Path]:
-        """The files."""
-        return self.inputs.paths()
-
-    def num_bytes(self) -> int:
-        """Bytes of all files."""
-        return self.inputs.num_bytes()
-
-    def state(self) -> str:
-        """What could not be listed."""
-        return self.inputs.state()
 
     def chunks(self) -> Iterator[Chunk]:
         """Some lines each."""

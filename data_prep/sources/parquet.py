@@ -33,7 +33,7 @@ from data_prep.sources.base import (
     shown,
     too_long,
 )
-from data_prep.sources.files import InputFile, Inputs, find_inputs, unreadable
+from data_prep.sources.files import InputFile, Inputs, OfFiles, find_inputs, unreadable
 from data_prep.sources.text import paragraphs_of
 
 SUFFIXES = (".parquet", ".pq")
@@ -46,7 +46,7 @@ _MAX_COLUMNS_SHOWN = 12
 
 
 @dataclass(frozen=True)
-class ParquetFiles:
+class ParquetFiles(OfFiles):
     """Parquet files, one text column of each."""
 
     label: str
@@ -63,18 +63,6 @@ class ParquetFiles:
             UserError: there is none.
         """
         return cls(label, find_inputs(label, place, SUFFIXES), field)
-
-    def files(self) -> list[Path]:
-        """The files."""
-        return self.inputs.paths()
-
-    def num_bytes(self) -> int:
-        """Bytes of all files."""
-        return self.inputs.num_bytes()
-
-    def state(self) -> str:
-        """What could not be listed."""
-        return self.inputs.state()
 
     def chunks(self) -> Iterator[Chunk]:
         """Ranges of rows, from the files' directories alone."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data_prep.sources.base import EMPTY, NOT_UTF8, NUL_BYTES, Chunk, Document, Item, Problem, Skipped
 from data_prep.sources.cutting import Cutting, Piece, chunks_of
-from data_prep.sources.files import Inputs, find_inputs, inner_suffix
+from data_prep.sources.files import Inputs, OfFiles, find_inputs, inner_suffix
 from data_prep.text.prose import is_prose, prose_of_markup
 from data_prep.text.sentences import split_sentences
 
@@ -20,7 +20,7 @@ _CUTTING = Cutting(_BLANK_LINE)
 
 
 @dataclass(frozen=True)
-class TextFiles:
+class TextFiles(OfFiles):
     """Files of text; a long one is cut between paragraphs into several documents."""
 
     label: str
@@ -36,18 +36,6 @@ class TextFiles:
             UserError: there is none.
         """
         return cls(label, find_inputs(label, place, TEXT_SUFFIXES + MARKUP_SUFFIXES))
-
-    def files(self) -> list[Path]:
-        """The files."""
-        return self.inputs.paths()
-
-    def num_bytes(self) -> int:
-        """Bytes of all files."""
-        return self.inputs.num_bytes()
-
-    def state(self) -> str:
-        """What could not be listed."""
-        return self.inputs.state()
 
     def chunks(self) -> Iterator[Chunk]:
         """Whole files, and stretches of long ones."""

@@ -31,7 +31,7 @@ from data_prep.sources.base import (
     shown,
 )
 from data_prep.sources.cutting import Cutting, Piece, chunks_of
-from data_prep.sources.files import Inputs, find_inputs
+from data_prep.sources.files import Inputs, OfFiles, find_inputs
 from data_prep.sources.wikitext import prose_of_wikitext
 from data_prep.sources.wikitext_bounds import NotWikitextError
 
@@ -54,7 +54,7 @@ _CUTTING = Cutting(_PAGE_END)
 
 
 @dataclass(frozen=True)
-class WikipediaDump:
+class WikipediaDump(OfFiles):
     """A dump, or the files that one was given out in."""
 
     label: str
@@ -70,18 +70,6 @@ class WikipediaDump:
             UserError: there is none.
         """
         return cls(label, find_inputs(label, place, SUFFIXES))
-
-    def files(self) -> list[Path]:
-        """The dump."""
-        return self.inputs.paths()
-
-    def num_bytes(self) -> int:
-        """Its bytes, compressed as they are."""
-        return self.inputs.num_bytes()
-
-    def state(self) -> str:
-        """What could not be listed."""
-        return self.inputs.state()
 
     def chunks(self) -> Iterator[Chunk]:
         """Some pages each."""
