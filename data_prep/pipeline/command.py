@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 from data_prep.pipeline.inputs import hash_inputs
 from data_prep.pipeline.stage import Context, Stage, run_stage
+from data_prep.pipeline.workers import interrupt
 from data_prep.recipe import Recipe, add_arguments, recipe_of
 from data_prep.sources.parse import parse_source
 from dsparse.errors import UserError, exit_on_user_error
@@ -34,7 +34,8 @@ def run_as_command(
         argv: arguments; None takes the process's, whose SIGTERM then does as Ctrl-C.
     """
     if argv is None:
-        signal.signal(signal.SIGTERM, interrupt)
+        for kind in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(kind, interrupt)
     parser = argparse.ArgumentParser(
         prog=f"{name}.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -116,8 +117,3 @@ def exit_when_interrupted() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this one was", file=sys.stderr)
         sys.exit(130)
-
-
-def interrupt(*_: object) -> NoReturn:
-    """A signal handler that does as Ctrl-C."""
-    raise KeyboardInterrupt

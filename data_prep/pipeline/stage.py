@@ -20,6 +20,7 @@ from data_prep.pipeline.code_version import code_version, library_versions
 from data_prep.pipeline.inputs import InputRecord
 from data_prep.pipeline.parts import SUFFIX, part_paths
 from data_prep.pipeline.tally import refuse
+from data_prep.pipeline.workers import raise_if_interrupted
 from data_prep.recipe import Recipe
 from data_prep.sources.base import UNREADABLE, Source
 from dsparse.data.manifest import TOKENIZER
@@ -147,6 +148,7 @@ def run_stage(stage: Stage, context: Context) -> StageRecord:
     Raises:
         UserError: a stage before it is not done, or as the stage says.
     """
+    raise_if_interrupted()
     folder = context.folder(stage.name)
     key = key_of(stage, context)
     record = read_record(folder)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from dsparse.errors import UserError
 
@@ -21,6 +21,28 @@ R = TypeVar("R")
 
 _AHEAD = 2
 """Tasks in flight beyond one for each worker: enough that none waits, few enough that their inputs fit in memory."""
+
+
+_is_interrupted = threading.Event()
+
+
+def interrupt(*_: object) -> NoReturn:
+    """A signal handler that does as Ctrl-C, for good: what a fork or a destructor is in swallows an exception."""
+    _is_interrupted.set()
+    raise KeyboardInterrupt
+
+
+def raise_if_interrupted() -> None:
+    """Raises what `interrupt` raised, if that was swallowed."""
+    if _is_interrupted.is_set():
+        raise KeyboardInterrupt
+
+
+def _going_on(tasks: Iterable[T]) -> Iterator[T]:
+    """The tasks, as long as nobody has interrupted."""
+    for task in tasks:
+        raise_if_interrupted()
+        yield task
 
 
 def in_order(function: Callable[[T], R], tasks: Iterable[T], *, num_workers: int) -> Iterator[R]:
@@ -34,7 +56,7 @@ def in_order(function: Callable[[T], R], tasks: Iterable[T], *, num_workers: int
     Raises:
         UserError: a worker was killed; or what the function raised.
     """
-    tasks = iter(tasks)
+    tasks = _going_on(tasks)
     # A pool starts all of its processes at once, also for the three tasks of a small corpus.
     first = list(itertools.islice(tasks, num_workers))
     num_workers = min(num_workers, len(first))
@@ -50,6 +72,7 @@ def in_order(function: Callable[[T], R], tasks: Iterable[T], *, num_workers: int
             if len(running) >= num_workers + _AHEAD:
                 yield running.popleft().result()
         while running:
+            raise_if_interrupted()
             yield running.popleft().result()
     except BrokenProcessPool:
         raise UserError(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from data_prep.pipeline import workers
 from data_prep.pipeline.workers import in_order
 from dsparse.errors import UserError
 
@@ -62,3 +64,13 @@ def test_errors_come_in_their_place(num_workers: int) -> None:
 def test_a_worker_that_is_killed() -> None:
     with pytest.raises(UserError, match="goes on where it was"):
         list(in_order(die, range(20), num_workers=2))
+
+
+def test_an_interruption_that_was_swallowed_still_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_is_interrupted", threading.Event())
+    results = in_order(slow_first, range(20), num_workers=2)
+    assert next(results) == 0
+    with pytest.raises(KeyboardInterrupt):
+        workers.interrupt()
+    with pytest.raises(KeyboardInterrupt):
+        list(results)
