@@ -22,7 +22,7 @@ from data_prep.pipeline.command import run_stage_as_command
 from data_prep.pipeline.mapping import map_parts
 from data_prep.pipeline.parts import Part, Report
 from data_prep.pipeline.stage import Context
-from data_prep.pipeline.tally import Tally
+from data_prep.pipeline.tally import tallied
 from data_prep.recipe import Recipe, filters_of
 from data_prep.text.filters import Filters
 from data_prep.text.repair import repair
@@ -45,7 +45,6 @@ class Clean:
     def run(self, context: Context) -> dict[str, Any]:
         """Writes a part for each part."""
         recipe = context.recipe
-        tally = Tally(on_error=recipe.on_error)
         reports = map_parts(
             _clean,
             context.parts("extract"),
@@ -53,9 +52,7 @@ class Clean:
             options=filters_of(recipe),
             num_workers=recipe.workers,
         )
-        for report in reports:
-            tally.add(report)
-        return tally.summary()
+        return tallied(reports, on_error=recipe.on_error)
 
 
 def _clean(part: Part, filters: Filters) -> tuple[dict[str, list[str]], Report]:

@@ -29,7 +29,7 @@ from data_prep.pipeline.mapping import map_parts
 from data_prep.pipeline.parts import Part, Report, read_part
 from data_prep.pipeline.progress import progress
 from data_prep.pipeline.stage import Context
-from data_prep.pipeline.tally import Tally
+from data_prep.pipeline.tally import tallied
 from data_prep.pipeline.workers import in_order
 from data_prep.recipe import Recipe
 from dsparse.files import flush_to_disk
@@ -64,11 +64,10 @@ class Deduplicate:
         options = None if recipe.near_duplicates is None else MinHashOptions(threshold=recipe.near_duplicates)
         aside = folder / "aside"
         _find(parts, aside, options, num_workers=recipe.workers)
-        tally = Tally(on_error=recipe.on_error)
-        for report in map_parts(_keep, parts, folder, options=aside, num_workers=recipe.workers):
-            tally.add(report)
+        reports = map_parts(_keep, parts, folder, options=aside, num_workers=recipe.workers)
+        summary = tallied(reports, on_error=recipe.on_error)
         shutil.rmtree(aside)
-        return tally.summary()
+        return summary
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from data_prep.pipeline.command import run_stage_as_command
 from data_prep.pipeline.mapping import map_parts
 from data_prep.pipeline.parts import Part, Report
 from data_prep.pipeline.stage import Context
-from data_prep.pipeline.tally import Tally
+from data_prep.pipeline.tally import tallied
 from data_prep.recipe import Recipe
 from data_prep.split import is_heldout, num_copies
 from data_prep.text.encoder import SentenceEncoder
@@ -60,7 +60,6 @@ class Encode:
     def run(self, context: Context) -> dict[str, Any]:
         """Writes a part for each part: for each document ids, sentence lengths, split, copies."""
         recipe = context.recipe
-        tally = Tally(on_error=recipe.on_error)
         options = Options(
             context.folder("vocabulary") / TOKENIZER,
             context.record("vocabulary").summary["heldout_bound"],
@@ -74,9 +73,7 @@ class Encode:
             num_workers=recipe.workers,
             packed=False,
         )
-        for report in reports:
-            tally.add(report)
-        return tally.summary()
+        return tallied(reports, on_error=recipe.on_error)
 
 
 def _encode(part: Part, options: Options) -> tuple[dict[str, Any], Report]:

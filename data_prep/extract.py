@@ -38,7 +38,7 @@ class Extract:
 
     name: str = "extract"
     reads: tuple[str, ...] = ()
-    libraries: tuple[str, ...] = ("wikitextparser", "datasets", "pyarrow", "backports.zstd")
+    libraries: tuple[str, ...] = ("wikitextparser", "sentencex", "datasets", "pyarrow", "backports.zstd")
 
     def options(self, recipe: Recipe) -> dict[str, Any]:
         """How the sources are read."""

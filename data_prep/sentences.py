@@ -23,7 +23,7 @@ from data_prep.pipeline.command import run_stage_as_command
 from data_prep.pipeline.mapping import map_parts
 from data_prep.pipeline.parts import Part, Report
 from data_prep.pipeline.stage import Context
-from data_prep.pipeline.tally import Tally
+from data_prep.pipeline.tally import tallied
 from data_prep.recipe import Recipe
 from data_prep.split import place_of
 from data_prep.text.sentences import split_sentences
@@ -44,7 +44,6 @@ class Sentences:
     def run(self, context: Context) -> dict[str, Any]:
         """Writes a part for each part: places, sentences (a line each), their numbers and hashes."""
         recipe = context.recipe
-        tally = Tally(on_error=recipe.on_error)
         reports = map_parts(
             _split,
             context.parts("deduplicate"),
@@ -52,9 +51,7 @@ class Sentences:
             options=recipe.seed,
             num_workers=recipe.workers,
         )
-        for report in reports:
-            tally.add(report)
-        return tally.summary()
+        return tallied(reports, on_error=recipe.on_error)
 
 
 def _split(part: Part, seed: int) -> tuple[dict[str, Any], Report]:

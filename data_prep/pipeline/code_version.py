@@ -18,18 +18,18 @@ _ROOMS = ("data_prep", "dsparse")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def code_version(module: str, *, left_out: tuple[str, ...] = ()) -> str:
-    """Hash of a module and everything of this project that it imports, directly or not.
+def code_version(*modules: str, left_out: tuple[str, ...] = ()) -> str:
+    """Hash of modules and everything of this project that they import, directly or not.
 
     Args:
-        module: dotted name.
+        modules: dotted names.
         left_out: modules, or rooms, that decide nothing of the result: progress bars, error messages.
 
     Returns:
         16 hexadecimal digits.
     """
     digest = hashlib.sha256()
-    for name in sorted(_closure(module, left_out)):
+    for name in sorted(closure(*modules, left_out=left_out)):
         digest.update(f"{name} {_hash_of(_path(name) or Path())}\n".encode())
     return digest.hexdigest()[:16]
 
@@ -46,9 +46,10 @@ def _version(name: str) -> str:
         return "none"
 
 
-def _closure(module: str, left_out: tuple[str, ...]) -> set[str]:
+def closure(*modules: str, left_out: tuple[str, ...] = ()) -> set[str]:
+    """Dotted names of what `code_version` looks at."""
     found: set[str] = set()
-    waiting = [module]
+    waiting = [*modules]
     while waiting:
         name = waiting.pop()
         if name in found or any(name == one or name.startswith(one + ".") for one in left_out):

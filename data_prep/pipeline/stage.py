@@ -31,7 +31,8 @@ _RECORD, _KEY = "stage.json", "key.json"
 _OURS = re.compile(rf"\d{{6}}\{SUFFIX}|{_RECORD}|{_KEY}|{TOKENIZER}|aside|\..*\.partial")
 """What a stage may have written."""
 # What a person sees, and who does the work, decides nothing of the result.
-_LEFT_OUT = (
+LEFT_OUT = (
+    "data_prep.pipeline.command",
     "data_prep.pipeline.progress",
     "data_prep.pipeline.workers",
     "data_prep.pipeline.inputs",
@@ -188,10 +189,16 @@ def key_of(stage: Stage, context: Context) -> dict[str, Any]:
     return {
         "inputs": dict(inputs),
         "options": json.loads(json.dumps(stage.options(context.recipe))),
-        # Run as a command, a stage is of the module __main__.
-        "code": code_version(f"data_prep.{stage.name}", left_out=_LEFT_OUT),
+        "code": code_version(*modules_of(stage), left_out=LEFT_OUT),
         "libraries": library_versions(stage.libraries),
     }
+
+
+def modules_of(stage: Stage) -> tuple[str, ...]:
+    """The modules that decide a stage's result, with what they import; the first stage is handed its sources."""
+    # By name: run as a command, a stage is of the module __main__.
+    own = f"data_prep.{stage.name}"
+    return (own,) if stage.reads else (own, "data_prep.sources.parse")
 
 
 def _begin(folder: Path, key: dict[str, Any], name: str) -> None:

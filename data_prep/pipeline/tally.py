@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from data_prep.pipeline.parts import Report
@@ -44,13 +44,7 @@ class Tally:
         sums["problems"] += [list(problem) for problem in report.problems[: max(room, 0)]]
         self.num_documents += report.num_documents
 
-    def added(self, reports: Iterable[Report]) -> Iterator[Report]:
-        """Each report, counted."""
-        for report in reports:
-            self.add(report)
-            yield report
-
-    def summary(self, **more: Any) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Plain JSON: counts by source, and a line for people under "said"."""
         sources = {
             label: {**sums, "left_out": dict(sorted(sums["left_out"].items()))}
@@ -63,7 +57,15 @@ class Tally:
         if left_out:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
             said += f", {sum(left_out.values()):,} left out ({reasons})"
-        return {"sources": sources, "said": said, **more}
+        return {"sources": sources, "said": said}
+
+
+def tallied(reports: Iterable[Report], *, on_error: str) -> dict[str, Any]:
+    """The summary of all reports of a stage."""
+    tally = Tally(on_error=on_error)
+    for report in reports:
+        tally.add(report)
+    return tally.summary()
 
 
 def refuse(problem: Iterable[str]) -> None:
