@@ -418,6 +418,23 @@ def test_nothing_is_lost_when_a_problem_is_gone(
     assert sum(counts.num_documents for counts in Manifest.read(tmp_path / "store").splits.values()) == 30
 
 
+def test_parts_after_a_problem_keep_to_their_sources(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the part of the problem, all that come after it are of other numbers."""
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for number, path in enumerate(sorted(texts.iterdir())):
+        folders[number % 3 == 0].mkdir(exist_ok=True)
+        (folders[number % 3 == 0] / path.name).write_bytes(path.read_bytes())
+    (folders[0] / "gone.txt").symlink_to(tmp_path / "nowhere")
+    sources = [word for folder in folders for word in ("--source", f"text:{folder}")]
+    arguments = [*sources, "--out", tmp_path / "store", *ARGUMENTS, "--on-error", "skip", "--overwrite"]
+    for _ in range(2):
+        assert run(capsys, *arguments)[0] == 0
+        assert [source.num_documents for source in Manifest.read(tmp_path / "store").sources] == [20, 10]
+        (folders[0] / "gone.txt").unlink(missing_ok=True)
+
+
 def test_what_was_skipped_is_told_with_its_place(
     texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
